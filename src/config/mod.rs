@@ -1,0 +1,3 @@
+//! The daemon's settings: `config/nightcrew.yaml`, prices, profiles. Parsed whole, all mistakes at once.
+
+pub mod settings;

@@ -1,0 +1,10 @@
+//! Plain data that everything speaks about: no I/O, no async.
+
+pub mod activity;
+pub mod definition;
+pub mod entry;
+pub mod model;
+pub mod money;
+pub mod report;
+pub mod run;
+pub mod view;

@@ -1,0 +1,3 @@
+//! Pure rules: no I/O.
+
+pub mod redact;

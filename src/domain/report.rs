@@ -1,0 +1,112 @@
+//! A report as a value. Sinks render it; models never do.
+//!
+//! Text fields may come from a model and are therefore untrusted: every renderer escapes them.
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::activity::Complaint;
+use super::money::Spend;
+use super::run::{Effects, Outcome};
+
+/// What a `report` step hands to its sinks.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub pipeline: String,
+    pub run: String,
+    pub summary: String,
+    /// First line: a model's `headline`, else the sentence of the outcome.
+    pub headline: String,
+    pub outcome: Option<Outcome>,
+    pub effects: Effects,
+    pub profile: String,
+    /// Nominal time of the run in its zone, for people: `Thu 19 Nov 2026`.
+    pub date: String,
+    pub blocks: Vec<ReportBlock>,
+    pub chart: Option<Chart>,
+    pub footer: Footer,
+}
+
+/// One part of the body, in the order of `from`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ReportBlock {
+    Paragraph {
+        text: String,
+    },
+    Bullets {
+        items: Vec<String>,
+    },
+    Table {
+        title: String,
+        columns: Vec<String>,
+        rows: Vec<Vec<Value>>,
+    },
+    Links {
+        items: Vec<Link>,
+    },
+    /// A warning of the host: something dropped, refused, missing.
+    Notice {
+        text: String,
+    },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    pub title: String,
+    pub url_or_path: String,
+    /// In preview: it *would have* been opened.
+    pub preview: bool,
+}
+
+/// Series over days, one per metric.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Chart {
+    pub title: String,
+    /// Days as `YYYY-MM-DD`, ascending.
+    pub days: Vec<String>,
+    pub series: Vec<Series>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Series {
+    pub metric: String,
+    /// One per day; `null` where there is no number.
+    pub values: Vec<Option<f64>>,
+    /// The usual value at the last day.
+    pub usual: Option<f64>,
+    pub flagged: bool,
+}
+
+/// What the host adds to every report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Footer {
+    pub spend: Spend,
+    pub budget_usd: Option<f64>,
+    /// Models that answered, or `demo tape (reads no key)`.
+    pub models: Vec<String>,
+    pub interns: InternStats,
+    /// Figures checked and sentences dropped by `check`.
+    pub figures_checked: u32,
+    pub sentences_dropped: u32,
+    pub complaints: Vec<Complaint>,
+    pub refused: Vec<String>,
+    /// Steps that failed, were blocked or capped, with their reason.
+    pub problems: Vec<String>,
+    /// Items left behind by `take` or a cap: they stay new.
+    pub left_behind: u32,
+    /// What is a stand-in: bundled samples, tape, local sinks.
+    pub stand_ins: Vec<String>,
+    pub duration_s: f64,
+}
+
+/// How the interns did.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct InternStats {
+    pub items: u32,
+    pub escalated: u32,
+    pub audited: u32,
+    pub disagreed: u32,
+    /// What the same calls would have cost at the boss's prices, less what they did cost; in dollars.
+    pub saved_usd: f64,
+}

@@ -1,0 +1,1 @@
+//! Redaction: known secrets are replaced before anything is stored, sent or shown.

@@ -1,0 +1,50 @@
+//! A sink: where reports go. Finds what it already delivered before it delivers.
+//!
+//! How to write one: a file in `sinks/` with a `KIND` and an implementation of [`Sink`]. The report is a value of untrusted
+//! texts; the sink escapes all of them.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::base::BoxFuture;
+use crate::domain::activity::{Delivery, Receipt};
+
+/// One row of the table of sinks.
+#[derive(Clone, Copy, Debug)]
+pub struct SinkKind {
+    /// `files`, `terminal`, `slack`…: what `report.to` and a profile's `sinks` name.
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// `None`: part of the dialect, not built yet.
+    pub make: Option<fn(&SinkSetup) -> Arc<dyn Sink>>,
+}
+
+/// What a sink gets from the daemon.
+#[derive(Clone, Debug)]
+pub struct SinkSetup {
+    /// The folder for everything that is written locally.
+    pub out: PathBuf,
+}
+
+/// Whether an earlier try may have got through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Earlier {
+    /// Nothing was begun.
+    None,
+    /// It was intended and the end is not known: look before acting.
+    Unknown,
+}
+
+/// A sink bound to its address. Not cancel safe: a dropped delivery may have happened.
+pub trait Sink: Send + Sync {
+    fn deliver<'a>(&'a self, delivery: &'a Delivery, earlier: Earlier) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+}
+
+/// Why nothing was delivered.
+#[derive(Debug, thiserror::Error)]
+pub enum SinkError {
+    #[error("cannot write {}", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("the sink is not usable: {message}")]
+    Missing { message: String, help: String },
+}

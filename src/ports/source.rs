@@ -1,0 +1,74 @@
+//! A source: where rows and work items come from. Read-only.
+//!
+//! How to write one: a file in `sources/` with a `KIND` and an implementation of [`Source`].
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use crate::base::BoxFuture;
+use crate::base::secret::SecretRef;
+use crate::domain::activity::Rows;
+use crate::domain::definition::ToolQuery;
+
+/// One row of the table of sources.
+#[derive(Clone, Copy, Debug)]
+pub struct SourceKind {
+    /// The key in the configuration: `sqlite`, `http`, `postgres`, `files`…
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// The word a pipeline's tool uses for it (`sql`, `http`), or empty when it is fetched by its own name.
+    pub query: &'static str,
+    /// `None`: known to the configuration, not built yet.
+    pub make: Option<fn(&SourceSetup) -> Result<Arc<dyn Source>, SourceError>>,
+}
+
+/// What the configuration or a profile says about one source.
+#[derive(Clone, Debug)]
+pub struct SourceSetup {
+    pub name: String,
+    /// File, glob or URL in clear.
+    pub target: Option<String>,
+    /// A target that is a secret (a database URL).
+    pub secret: Option<SecretRef>,
+    pub bearer: Option<SecretRef>,
+    pub timeout: Duration,
+    /// The folder against which files are resolved.
+    pub base: PathBuf,
+}
+
+/// One read.
+pub struct SourceQuery<'a> {
+    /// The tool's query, when a tool of the pipeline asks.
+    pub query: Option<&'a ToolQuery>,
+    /// The literal `query:` of a fetch, in the source's own language.
+    pub filter: Option<&'a str>,
+    pub args: &'a Map<String, Value>,
+    pub max_rows: u32,
+}
+
+/// A source bound to its address. Reads are repeatable and change nothing. Cancel safe.
+pub trait Source: Send + Sync {
+    fn fetch<'a>(&'a self, query: SourceQuery<'a>) -> BoxFuture<'a, Result<Rows, SourceError>>;
+}
+
+/// Why a read gave no rows.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// A person must supply or repair something.
+    #[error("source `{name}` is not usable: {message}")]
+    Missing { name: String, message: String, help: String },
+    /// Worth another try.
+    #[error("source `{name}` does not answer: {message}")]
+    Unavailable { name: String, message: String, after: Option<Duration> },
+    /// The question is wrong: bad SQL, unknown path.
+    #[error("source `{name}` refused the query: {message}")]
+    Refused { name: String, message: String },
+}
+
+/// Resolves `path` against `base` unless it is absolute.
+pub fn resolve(base: &Path, path: &str) -> PathBuf {
+    base.join(path)
+}
