@@ -64,6 +64,9 @@ pub enum Block {
     RedactedThinking {
         data: String,
     },
+    /// A block that this version does not know. It travels on in the raw message; a typed copy must not be sent.
+    #[serde(other)]
+    Other,
 }
 
 /// A message as the JSON that is sent, shared and never re-serialised.
