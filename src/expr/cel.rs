@@ -167,7 +167,7 @@ impl Expr {
         walk(&self.ast.expr, bindings)
     }
 
-    /// Where every node of the parsed tree begins in the text, and where its last byte is.
+    /// The own bytes of every node of the parsed tree: of a call its bracket or operator, of a field its dot.
     pub(super) fn offsets(&self) -> impl Fn(u64) -> Option<(usize, usize)> + use<> {
         // The parser gives positions away only with an error; a stray bracket behind the text yields both.
         let parsed = catch_unwind(|| PrattParser::new().max_recursion_depth(recursion()).parse(&format!("{}\n)", self.source)));

@@ -4,8 +4,10 @@
 
 pub mod cel;
 pub mod check;
+mod facts;
 pub mod functions;
 pub mod names;
 pub mod parse_type;
+mod places;
 pub mod types;
 mod value;
