@@ -1,3 +1,4 @@
 //! Pure rules: no I/O.
 
+pub mod due;
 pub mod redact;
