@@ -150,14 +150,15 @@ pub struct Situation<'a> {
     pub policy: &'a Policy,
     /// Every slot up to this instant has been decided. A new or changed schedule begins with the moment it was first seen.
     pub accounted_to: Timestamp,
-    /// Slots after `accounted_to` that have been decided all the same, because the clock was ahead for a while.
+    /// Slots after `accounted_to` that have a run all the same, because the clock was ahead for a while. They never run again; what was
+    /// then decided without a run is decided anew when its time really comes.
     pub taken: &'a BTreeSet<Timestamp>,
     pub now: Timestamp,
     pub open: OpenRuns,
     pub refusal: Option<Refusal>,
 }
 
-/// The clock went back behind what is accounted for: decide again from `now`, with what is decided already as `taken`.
+/// The clock went back behind what is accounted for: decide again from `now`, with the slots that have a run as `taken`.
 ///
 /// Slots are only decided once they are due, so an account that lies ahead of `now` means that the clock was set back. To wait until it
 /// comes round again would be silence for as long as the clock was wrong, and that may be a year.

@@ -221,12 +221,9 @@ impl<'a> Daemon<'a> {
         }
         self.earliest = self.earliest.min(self.accounted_to);
         self.latest = self.latest.max(self.now);
-        let taken: BTreeSet<_> = self
-            .rows
-            .range(self.accounted_to..)
-            .map(|(nominal, _)| *nominal)
-            .filter(|t| *t > self.accounted_to)
-            .collect();
+        let ran = |(nominal, fate): (&Timestamp, &Fate)| matches!(fate, Fate::Run { .. }).then_some(*nominal);
+        let taken: BTreeSet<_> =
+            self.rows.range(self.accounted_to..).filter_map(ran).filter(|t| *t > self.accounted_to).collect();
         let situation = Situation {
             pipeline: "p",
             schedule: self.schedule,
@@ -256,7 +253,8 @@ impl<'a> Daemon<'a> {
                     _ => {}
                 }
                 assert!(self.open.running <= 1, "two runs at once at {}", slot.nominal_at);
-                assert_eq!(self.rows.insert(slot.nominal_at, fate), None, "decided twice: {}", slot.nominal_at);
+                let before = self.rows.insert(slot.nominal_at, fate);
+                assert!(!matches!(before, Some(Fate::Run { .. })), "run twice: {}", slot.nominal_at);
                 self.accounted_to = slot.nominal_at;
             }
         }
@@ -407,6 +405,26 @@ fn a_clock_set_back_is_neither_a_second_time_nor_silence() {
         assert!(daemon.rows.len() >= 30 + ticks - 1, "a slot runs within two seconds of being due");
     }
     assert!(daemon.rows.values().all(|fate| matches!(fate, Fate::Run { .. })));
+}
+
+#[test]
+fn a_clock_that_was_a_year_ahead_does_not_silence_a_schedule_for_a_year() {
+    let (schedule, policy) = (schedule("0 8 * * *", "Europe/Berlin"), policy(Missed::Latest, Overlap::Skip));
+    let begin = at("2026-01-01T00:00:00Z");
+    let mut daemon = Daemon::new(&schedule, &policy, begin);
+    daemon.now = at("2027-01-01T00:00:00Z"); // The battery of its clock was empty.
+    daemon.tick(None);
+    daemon.end_run();
+    assert_eq!(daemon.rows.len(), 365);
+    daemon.now = begin;
+    daemon.tick(None);
+    for day in 1..=30 {
+        daemon.now = begin + SignedDuration::from_hours(24 * day);
+        daemon.tick(None);
+        daemon.end_run();
+    }
+    let runs = daemon.rows.values().filter(|fate| matches!(fate, Fate::Run { .. })).count();
+    assert_eq!((runs, daemon.rows.len()), (31, 365), "thirty mornings, and the one of the wrong year");
 }
 
 #[test]

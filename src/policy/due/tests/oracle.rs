@@ -168,3 +168,32 @@ fn asking_from_any_minute_finds_the_same_slots() {
         }
     }
 }
+
+#[test]
+fn outside_of_clock_changes_slots_agree_with_croners_own_search() {
+    let mut seed = 11_u64;
+    let mut dice = |n: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) % n
+    };
+    let mut field = |least: u64, most: u64, star: u64| match dice(10) {
+        n if n < star => "*".to_owned(),
+        9 => format!("*/{}", 1 + dice((most - least) / 2)),
+        8 => {
+            let from = least + dice(most - least);
+            format!("{from}-{}", from + 1 + dice(most - from))
+        }
+        7 => format!("{},{}", least + dice(most - least + 1), least + dice(most - least + 1)),
+        _ => format!("{}", least + dice(most - least + 1)),
+    };
+    for n in 0..4_000_i64 {
+        let fields = [field(0, 59, 2), field(0, 23, 3), field(1, 31, 6), field(1, 12, 7), field(0, 6, 6)];
+        let expression = fields.join(" ");
+        let after = Timestamp::from_second(1_600_000_000 + n * 97_531).unwrap();
+        let theirs: croner::Cron = expression.parse().unwrap();
+        let theirs = theirs.find_next_occurrence(&TimeZone::UTC.to_datetime(after), false).ok();
+        let within = TimeZone::UTC.to_datetime(after + crate::policy::due::HORIZON).date();
+        let ours = schedule(&expression, "UTC").next_after(after).map(|slot| slot.local);
+        assert_eq!(ours, theirs.filter(|local| local.date() <= within), "{expression} after {after}");
+    }
+}
