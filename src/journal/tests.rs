@@ -1,0 +1,1 @@
+//! The journal through its own handle, on a real directory.
