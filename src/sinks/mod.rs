@@ -1,1 +1,3 @@
-
+//! Sinks.
+use crate::ports::sink::SinkKind;
+pub const ALL: &[SinkKind] = &[];
