@@ -1,0 +1,286 @@
+//! A report as Markdown. Pure.
+//!
+//! Every text is untrusted: it is cleaned, and every character that Markdown or GitHub's dialect gives a meaning is escaped, so a
+//! model can make no heading, link, image, mention, HTML or table of its own. Words that a reader's program would turn into a
+//! link or a mention by itself stand in code spans, whole. Only paths below the report's own folder become links.
+
+use serde_json::Value;
+
+use super::text;
+use crate::domain::report::{Chart, Footer, Link, Report, ReportBlock};
+use crate::domain::run::Effects;
+
+/// The whole document, ending in a newline.
+pub fn render(report: &Report) -> String {
+    let mut parts = vec![format!("# {}", inline(&report.headline))];
+    parts.push(format!(
+        "**{}** · {} · {} · {} profile · effects: {}",
+        text::outcome_word(report.outcome),
+        inline(&report.pipeline),
+        inline(&report.date),
+        inline(&report.profile),
+        report.effects
+    ));
+    if report.effects == Effects::Preview {
+        parts.push("> Preview: nothing was published but this report.".into());
+    }
+    parts.extend(report.blocks.iter().map(|found| block(found, report)));
+    if let Some(chart) = report.chart.as_ref().filter(|chart| !chart.series.is_empty()) {
+        parts.push(chart_table(chart));
+    }
+    parts.extend(footer(&report.footer));
+    parts.push(format!("---\n\nrun `{}` · nightcrew", code(&report.run)));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n") + "\n"
+}
+
+fn block(block: &ReportBlock, report: &Report) -> String {
+    match block {
+        ReportBlock::Paragraph { text } => paragraphs(text),
+        ReportBlock::Bullets { items } => bullets(items),
+        ReportBlock::Table { title, columns, rows } => {
+            let title = if title.is_empty() { String::new() } else { format!("## {}\n\n", inline(title)) };
+            format!("{title}{}", table(columns, rows))
+        }
+        ReportBlock::Links { items } => items.iter().map(|item| link(item, report)).collect::<Vec<_>>().join("\n"),
+        ReportBlock::Notice { text } => format!("> ⚠ {}", inline(text)),
+    }
+}
+
+fn paragraphs(text: &str) -> String {
+    let cleaned = text::clean(text);
+    let parts = cleaned.split("\n\n").map(inline).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("\n\n")
+}
+
+fn bullets(items: &[String]) -> String {
+    items.iter().map(|item| format!("- {}", inline(item))).collect::<Vec<_>>().join("\n")
+}
+
+fn table(columns: &[String], rows: &[Vec<Value>]) -> String {
+    let numeric = |index: usize| {
+        rows.iter().filter_map(|row| row.get(index)).all(|v| v.is_number() || v.is_null())
+            && rows.iter().any(|row| row.get(index).is_some_and(Value::is_number))
+    };
+    let mut lines = vec![
+        format!("| {} |", columns.iter().map(|c| inline(&text::heading(c))).collect::<Vec<_>>().join(" | ")),
+        format!(
+            "|{}|",
+            (0..columns.len()).map(|i| if numeric(i) { " ---: " } else { " --- " }).collect::<Vec<_>>().join("|")
+        ),
+    ];
+    for row in rows {
+        let cells = columns.iter().enumerate().map(|(i, c)| inline(&text::cell(c, row.get(i).unwrap_or(&Value::Null))));
+        lines.push(format!("| {} |", cells.collect::<Vec<_>>().join(" | ")));
+    }
+    lines.join("\n")
+}
+
+fn link(link: &Link, report: &Report) -> String {
+    let would = if link.preview { "would have opened: " } else { "" };
+    match own_path(&link.url_or_path, &report.pipeline, &report.run) {
+        Some(path) => format!("- {would}[{}](<{path}>)", inline(&link.title)),
+        None if link.url_or_path.is_empty() => format!("- {would}{}", inline(&link.title)),
+        None => format!("- {would}{} · `{}`", inline(&link.title), code(&link.url_or_path)),
+    }
+}
+
+/// The part of a path below `<pipeline>/<run>/`, when it can stand in a link as it is: the report lies in that folder.
+pub fn own_path(path: &str, pipeline: &str, run: &str) -> Option<String> {
+    let (_, below) = path.split_once(&format!("{pipeline}/{run}/"))?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
+    let safe =
+        below.chars().all(plain) && !below.is_empty() && !below.split('/').any(|part| part == ".." || part.is_empty());
+    safe.then(|| below.to_owned())
+}
+
+/// The last days of each series: a chart's figures in words.
+fn chart_table(chart: &Chart) -> String {
+    let title = if chart.title.is_empty() { "The series".to_owned() } else { inline(&chart.title) };
+    let most = 7;
+    let from = chart.days.len().saturating_sub(most);
+    let mut columns = vec!["metric".to_owned(), "usual".to_owned()];
+    columns.extend(chart.days[from..].iter().map(|day| day.get(5..).unwrap_or(day).to_owned()));
+    let rows: Vec<Vec<Value>> = chart
+        .series
+        .iter()
+        .map(|series| {
+            let name = if series.flagged { format!("{} ⚑", series.metric) } else { series.metric.clone() };
+            let mut row = vec![Value::from(name), series.usual.map_or(Value::Null, Value::from)];
+            let values = series.values.get(from..).unwrap_or_default();
+            row.extend(values.iter().map(|value| value.map_or(Value::Null, Value::from)));
+            row
+        })
+        .collect();
+    format!("## {title}\n\n{}", table(&columns, &rows))
+}
+
+fn footer(footer: &Footer) -> Vec<String> {
+    let mut parts = Vec::new();
+    let mut list = |title: &str, items: Vec<String>| {
+        if !items.is_empty() {
+            parts.push(format!(
+                "## {title}\n\n{}",
+                items.iter().map(|i| format!("- {i}")).collect::<Vec<_>>().join("\n")
+            ));
+        }
+    };
+    list("Problems", footer.problems.iter().map(|text| inline(text)).collect());
+    list("Refused by policy", footer.refused.iter().map(|text| inline(text)).collect());
+    let complaint = |c: &crate::domain::activity::Complaint| {
+        let evidence = if c.evidence.is_empty() { String::new() } else { format!(" ({})", inline(&c.evidence)) };
+        format!("**{}**: {}{evidence}", inline(&c.kind), inline(&c.need))
+    };
+    list("What was missing", footer.complaints.iter().map(complaint).collect());
+    list("How it was made", footer_lines(footer).iter().map(|line| inline(line)).collect());
+    parts
+}
+
+/// The facts about a run, one per line, in plain words. Shared by every surface.
+pub fn footer_lines(footer: &Footer) -> Vec<String> {
+    let mut lines = Vec::new();
+    let of = footer.budget_usd.map(|budget| format!(" of {}", text::usd(budget))).unwrap_or_default();
+    let took = text::duration(std::time::Duration::try_from_secs_f64(footer.duration_s).unwrap_or_default());
+    lines.push(format!("{}{of} · {} · {took}", footer.spend.total(), text::calls(&footer.spend)));
+    lines.extend(interns(&footer.interns));
+    match (footer.figures_checked, footer.sentences_dropped) {
+        (0, 0) => {}
+        (checked, 0) => lines.push(format!("{} checked against the data", text::counted(u64::from(checked), "figure"))),
+        (checked, dropped) => lines.push(format!(
+            "{} checked against the data, {} dropped",
+            text::counted(u64::from(checked), "figure"),
+            text::counted(u64::from(dropped), "sentence")
+        )),
+    }
+    if footer.left_behind > 0 {
+        lines.push(format!("{} left for the next run", text::counted(u64::from(footer.left_behind), "item")));
+    }
+    if !footer.models.is_empty() {
+        lines.push(format!("models: {}", footer.models.join(", ")));
+    }
+    if !footer.stand_ins.is_empty() {
+        lines.push(format!("stand-ins: {}", footer.stand_ins.join(", ")));
+    }
+    lines
+}
+
+/// What the interns did and saved; nothing when they did nothing.
+pub fn interns(interns: &crate::domain::report::InternStats) -> Option<String> {
+    if interns.items == 0 && interns.saved_usd <= 0.0 {
+        return None;
+    }
+    let mut parts = Vec::new();
+    if interns.saved_usd > 0.0 {
+        parts.push(format!("interns saved about {} against the boss alone", text::usd(interns.saved_usd)));
+    }
+    if interns.items > 0 {
+        parts.push(format!("{} escalated of {}", interns.escalated, text::counted(u64::from(interns.items), "item")));
+    }
+    match interns.audited {
+        0 => parts.push("none audited".into()),
+        audited => parts.push(format!("audited disagreement {} of {audited}", interns.disagreed)),
+    }
+    Some(parts.join(" · "))
+}
+
+/// One line of text in which nothing is Markdown.
+pub fn inline(text: &str) -> String {
+    let line = text::line(text);
+    let mut out = String::new();
+    for (index, word) in line.split(' ').enumerate() {
+        if index > 0 {
+            out.push(' ');
+        }
+        if linkable(word) {
+            out.push_str(&format!("`{}`", code(word)));
+        } else {
+            word.chars().for_each(|c| escape(c, &mut out));
+        }
+    }
+    at_start(out)
+}
+
+/// Words that programs link or ring a person for by themselves.
+fn linkable(word: &str) -> bool {
+    let lower = word.to_ascii_lowercase();
+    let scheme =
+        lower.contains("://") || lower.contains("www.") || lower.contains("mailto:") || lower.contains("xmpp:");
+    let reference = word.split('#').skip(1).any(|after| after.starts_with(|c: char| c.is_ascii_digit()));
+    scheme || word.contains('@') || reference
+}
+
+/// Text for a code span: nothing in it is Markdown but the backtick, which cannot be escaped there.
+fn code(text: &str) -> String {
+    text::line(text).replace('`', "'").replace('|', "¦")
+}
+
+fn escape(c: char, out: &mut String) {
+    match c {
+        '<' => out.push_str("&lt;"),
+        '>' => out.push_str("&gt;"),
+        '&' => out.push_str("&amp;"),
+        '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '|' | '~' | '$' | '^' | '{' | '}' => {
+            out.push('\\');
+            out.push(c);
+        }
+        c => out.push(c),
+    }
+}
+
+/// What begins a block only at the start of a line.
+fn at_start(text: String) -> String {
+    let first = text.chars().next();
+    let marks = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    match first {
+        Some('#' | '-' | '+' | '=' | ':') => format!("\\{text}"),
+        Some('0'..='9') if marks.starts_with(['.', ')']) => {
+            let digits = text.len() - marks.len();
+            format!("{}\\{}", &text[..digits], &text[digits..])
+        }
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sinks::sample;
+
+    #[test]
+    fn a_report_is_markdown_that_reads_well_as_plain_text_too() {
+        assert_eq!(render(&sample::report()), include_str!("golden/report.md"));
+    }
+
+    #[test]
+    fn no_text_of_a_model_is_markup() {
+        let evil = [
+            ("![x](https://evil.example/?q=1)", "\\!\\[x\\](https://evil.example/?q=1)"),
+            ("[a](javascript:alert)", "\\[a\\](javascript:alert)"),
+            ("<img src=x> &lt;", "&lt;img src=x&gt; &amp;lt;"),
+            ("see https://evil.example/x and www.evil.example", "see `https://evil.example/x` and `www.evil.example`"),
+            ("hi @channel, fixes #12 me@x.org", "hi `@channel,` fixes `#12` `me@x.org`"),
+            ("# head", "\\# head"),
+            ("1. list", "1\\. list"),
+            ("- x\n\n# y", "\\- x # y"),
+            ("--- a | b", "\\--- a \\| b"),
+            ("`code` *b* _i_ $m$ ~s~", "\\`code\\` \\*b\\* \\_i\\_ \\$m\\$ \\~s\\~"),
+            ("``` `https://x``y", "\\`\\`\\` `'https://x''y`"),
+        ];
+        for (text, shown) in evil {
+            // The first row's word holds a scheme, so it stands in a code span whole.
+            let shown =
+                if linkable(text.split(' ').next().unwrap()) { format!("`{}`", code(text)) } else { shown.into() };
+            assert_eq!(inline(text), shown);
+        }
+    }
+
+    #[test]
+    fn only_paths_of_the_run_itself_are_links() {
+        assert_eq!(own_path("out/p/01J/pr-3f9c/index.html", "p", "01J").as_deref(), Some("pr-3f9c/index.html"));
+        for foreign in
+            ["https://x/p/01K/a", "out/p/01J/../../x", "out/p/01J//x", "out/p/01J/a b", "out/p/01J/", "/etc/passwd"]
+        {
+            assert_eq!(own_path(foreign, "p", "01J"), None, "{foreign}");
+        }
+    }
+}
