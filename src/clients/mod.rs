@@ -1,1 +1,5 @@
+//! Thin typed clients for the world outside. The only folder where a secret is exposed.
 
+pub mod http;
+
+pub use http::install_tls;
