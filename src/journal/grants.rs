@@ -496,3 +496,48 @@ impl Reader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(cap: Cap, limit: i64, charged: i64, outstanding: i64) -> Pool {
+        let level = Level { charged: UsdMicros(charged), outstanding: UsdMicros(outstanding) };
+        Pool { cap, limit: UsdMicros(limit), level }
+    }
+
+    fn request(input: i64, output: i64, least: i64) -> GrantRequest {
+        GrantRequest {
+            input: UsdMicros(input),
+            output: UsdMicros(output),
+            least_output: UsdMicros(least),
+            role: Role::Boss,
+            model: "m".to_owned(),
+            from_report_slice: false,
+            counts_turn: true,
+            items: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_grant_is_lowered_before_it_waits_and_waits_before_it_is_refused() {
+        let granted = |input, output| Grant::Granted { input: UsdMicros(input), output: UsdMicros(output) };
+        let pools = [pool(Cap::Run, 100, 40, 30), pool(Cap::PipelineDay, 200, 150, 0)];
+        assert_eq!(decide(&request(10, 40, 20), &pools), granted(10, 40));
+        assert_eq!(decide(&request(10, 90, 40), &pools), granted(10, 40));
+        assert_eq!(decide(&request(10, 90, 41), &pools), Grant::Refused(Cap::PipelineDay));
+        assert_eq!(decide(&request(10, 90, 80), &pools[..1]), Grant::Wait);
+        assert_eq!(decide(&request(10, 90, 81), &pools[..1]), Grant::Refused(Cap::Run));
+        assert_eq!(decide(&request(10, i64::MAX, 0), &[]), granted(10, i64::MAX));
+        // A cap that was passed by a call that cost more than its estimate.
+        assert_eq!(decide(&request(0, 0, 0), &[pool(Cap::Item, 10, 11, 0)]), Grant::Refused(Cap::Item));
+        assert_eq!(decide(&request(0, 0, 0), &[pool(Cap::Item, 0, 0, 0)]), granted(0, 0));
+    }
+
+    #[test]
+    fn the_last_turn_is_kept_for_closing_calls() {
+        let allowed = [(1, false), (2, false), (2, true), (0, false)].map(|(max, slice)| turns_allowed(max, slice));
+        assert_eq!(allowed, [1, 1, 2, 0]);
+        assert_eq!(above("a[k/k]/b/c").collect::<Vec<_>>(), ["a[k", "a[k/k]", "a[k/k]/b", "a[k/k]/b/c"]);
+    }
+}

@@ -387,3 +387,167 @@ impl Reader {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    /// A run's entries in short: (kind, path, payload). Numbers count from 1.
+    fn replayed(entries: &[(EntryKind, &str, Value)]) -> ReplayRecords {
+        let dir = tempfile::tempdir().unwrap();
+        let blobs = Blobs::at(dir.path());
+        let mut collector = Collector::default();
+        for (n, (kind, path, payload)) in entries.iter().enumerate() {
+            let payload = Some(Stored::Inline(payload.to_string()));
+            let row =
+                Row { seq: n as i64 + 1, kind: *kind, path: (*path).to_owned(), attempt: 1, input: None, payload };
+            collector.take(row, &blobs).unwrap();
+        }
+        collector.finish(&blobs, "first", UsdMicros::ZERO, Spend::default()).unwrap()
+    }
+
+    /// `path: what`, sorted.
+    fn shown(found: &ReplayRecords) -> Vec<String> {
+        let mut lines: Vec<_> = found
+            .records
+            .iter()
+            .map(|(path, record)| match record {
+                Record::Done { output, seq, .. } => format!("{path}: done {output} #{seq}"),
+                Record::Failed { stop, seq, .. } => format!("{path}: failed {stop} #{seq}"),
+                Record::Intended { seq, .. } => format!("{path}: intended #{seq}"),
+                Record::Finished(_) => format!("{path}: finished"),
+                Record::Value(value) => format!("{path}: value {value}"),
+            })
+            .collect();
+        lines.sort();
+        lines
+    }
+
+    use EntryKind::{
+        ActivityDone as Done, ActivityFailed as Failed, ActivityIntended as Intended, Asked, ChildFinished,
+        ChildStarted, Note, RunResumed, StepFinished, StepStarted, Value as Val,
+    };
+
+    fn started(kind: &str) -> Value {
+        json!({"kind": kind})
+    }
+    fn ended(outcome: &str) -> Value {
+        json!({"result": {"ran": true, "outcome": outcome}})
+    }
+    fn person() -> (EntryKind, &'static str, Value) {
+        (RunResumed, "", json!({"by": "cli", "person": true, "build_id": "second"}))
+    }
+
+    #[test]
+    fn a_finished_span_hides_what_it_holds_and_an_intention_alone_is_ambiguous() {
+        let found = replayed(&[
+            (StepStarted, "data", started("fetch")),
+            (Done, "data/a", json!(1)),
+            (StepFinished, "data", ended("done")),
+            (StepStarted, "each", started("each")),
+            (ChildStarted, "each[k]", json!({"key": "k", "title": ""})),
+            (Intended, "each[k]/call", json!({})),
+            (Done, "each[k]/call", json!(2)),
+            (ChildFinished, "each[k]", ended("failed")),
+            (ChildStarted, "each[l]", json!({"key": "l", "title": ""})),
+            (Intended, "each[l]/call", json!({})),
+            (Failed, "each[l]/other", json!("x")),
+            (Val, "each[l]/now", json!(7)),
+            (Note, "each[l]", json!({"note": "n"})),
+            (Asked, "each[l]/ask", json!({"ask": "?"})),
+            (RunResumed, "", json!({"by": "engine", "person": false, "build_id": "next"})),
+        ]);
+        let expected = [
+            "data: finished",
+            "each[k]: finished",
+            "each[l]/call: intended #10",
+            "each[l]/now: value 7",
+            "each[l]/other: failed \"x\" #11",
+        ];
+        assert_eq!(shown(&found), expected);
+        assert_eq!((found.resumed_at, found.build_id_of_last.as_str()), (0, "next"));
+        assert_eq!((found.written["each[l]"], found.asked.len()), (1, 1));
+        assert_eq!(found.next_attempt("each[l]/call"), (2, Some(10)));
+        assert_eq!(found.next_attempt("each[l]/new"), (1, None));
+    }
+
+    #[test]
+    fn a_persons_resume_opens_what_ended_badly_with_all_that_holds_it() {
+        let found = replayed(&[
+            (StepFinished, "data", ended("done")),
+            (StepStarted, "each", started("each")),
+            (ChildStarted, "each[k]", json!({})),
+            (Done, "each[k]/read", json!(1)),
+            (Intended, "each[k]/call", json!({})),
+            (Done, "each[k]/call", json!(2)),
+            (Failed, "each[k]/next", json!("x")),
+            (ChildFinished, "each[k]", ended("failed")),
+            (StepFinished, "each[l]/draft", ended("skipped")),
+            (ChildFinished, "each[l]", ended("done")),
+            (StepFinished, "each", ended("done")),
+            (StepFinished, "after", ended("skipped")),
+            person(),
+            (Failed, "each[k]/later", json!("y")),
+        ]);
+        let expected = [
+            "data: finished",
+            "each[k]/call: done 2 #6",
+            "each[k]/later: failed \"y\" #14",
+            "each[k]/read: done 1 #4",
+            "each[l]: finished",
+        ];
+        assert_eq!(shown(&found), expected);
+        assert_eq!((found.resumed_at, found.build_id_of_last.as_str()), (13, "second"));
+        assert_eq!(found.next_attempt("each[k]/next"), (2, Some(7)));
+    }
+
+    #[test]
+    fn what_was_blocked_or_closing_is_read_anew_and_paid_answers_stay() {
+        let found = replayed(&[
+            (StepStarted, "data", started("fetch")),
+            (Val, "data/now", json!("early")),
+            (Done, "data/rows", json!([])),
+            (Intended, "data/call", json!({})),
+            (Done, "data/call", json!("paid")),
+            (StepFinished, "data", ended("blocked")),
+            (StepStarted, "ask", started("approve")),
+            (Asked, "ask/answer", json!({"ask": "?"})),
+            (Val, "ask/answer", json!(null)),
+            (StepFinished, "ask", ended("failed")),
+            (StepStarted, "post", started("report")),
+            (Done, "post/account", json!(1)),
+            (Intended, "post/files", json!({})),
+            (Done, "post/files", json!("receipt")),
+            (StepFinished, "post", ended("done")),
+            person(),
+        ]);
+        assert_eq!(shown(&found), ["data/call: done \"paid\" #5", "post/files: done \"receipt\" #14"]);
+        assert!(found.asked.is_empty());
+        let again = replayed(&[
+            (StepStarted, "data", started("fetch")),
+            (Done, "data/rows", json!([])),
+            (StepFinished, "data", ended("blocked")),
+            person(),
+            (StepStarted, "data", started("fetch")),
+            (Done, "data/rows", json!([1])),
+        ]);
+        assert_eq!(shown(&again), ["data/rows: done [1] #6"]);
+    }
+
+    #[test]
+    fn a_span_that_a_person_reopened_and_that_ended_well_stands() {
+        let found = replayed(&[
+            (StepStarted, "data", started("fetch")),
+            (StepFinished, "data", ended("failed")),
+            person(),
+            (StepStarted, "data", started("fetch")),
+            (Done, "data/rows", json!([1])),
+            (StepFinished, "data", ended("done")),
+            (StepFinished, "why", ended("capped")),
+            person(),
+            (StepStarted, "why", started("boss")),
+        ]);
+        assert_eq!(shown(&found), ["data: finished"]);
+    }
+}

@@ -270,6 +270,10 @@ impl Reader {
         if wanted.is_empty() || !(head.chars().chain(tail.chars())).all(|c| c.is_ascii_alphanumeric()) {
             return Ok(None);
         }
+        let exact = RunId(wanted.clone());
+        if self.no(conn, &exact)?.is_some() {
+            return Ok(Some(exact));
+        }
         let patterns = match tail {
             "" => vec![format!("{head}%"), format!("%{head}")],
             tail => vec![format!("{head}%{tail}")],
@@ -280,9 +284,6 @@ impl Reader {
         for pattern in patterns {
             for id in statement.query_map([pattern], |row| row.get::<_, String>(0))? {
                 let id = id?;
-                if id.eq_ignore_ascii_case(&wanted) {
-                    return Ok(Some(RunId(id)));
-                }
                 if !matches.contains(&id) {
                     matches.push(id);
                 }
