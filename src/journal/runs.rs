@@ -102,7 +102,10 @@ impl Store {
         {
             match decided.run {
                 Some(run) => return Ok(Claimed::AlreadyClaimed(run)),
-                None if decided.fate != SlotFate::Queued => return Ok(Claimed::AlreadyDecided(decided.fate)),
+                // One that was decided later than now was decided by a clock that was ahead, see `record_slot`.
+                None if decided.fate != SlotFate::Queued && decided.decided_at <= slot.decided_at => {
+                    return Ok(Claimed::AlreadyDecided(decided.fate));
+                }
                 None => {}
             }
         }

@@ -27,7 +27,10 @@ pub struct ScheduleState {
 }
 
 impl Store {
-    /// Decides a slot, unless it is decided already (`queued` is not the last word). Answers whether it was.
+    /// Decides a slot, unless it is decided already. Answers whether it was.
+    ///
+    /// Two decisions are not the last word: `queued`, and one without a run that was made later than this one, which means that the clock
+    /// was ahead then and has been set back.
     pub(super) fn record_slot(&mut self, slot: &SlotLine) -> Result<bool, Error> {
         let changed = self
             .conn()
@@ -36,7 +39,7 @@ impl Store {
                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
                  ON CONFLICT DO UPDATE SET fate = excluded.fate, reason = excluded.reason,
                      run = coalesce(excluded.run, run), decided_at = excluded.decided_at
-                 WHERE fate = 'queued'",
+                 WHERE fate = 'queued' OR (run IS NULL AND decided_at > excluded.decided_at)",
             )?
             .execute(params![
                 slot.pipeline,
@@ -111,6 +114,21 @@ fn line(row: &rusqlite::Row<'_>) -> Result<SlotLine, Error> {
 }
 
 impl Reader {
+    /// The slots of a pipeline after a moment, oldest first.
+    pub fn slots_after(&self, pipeline: &str, after: Timestamp) -> Result<Vec<SlotLine>, Error> {
+        self.with(|conn, _| {
+            let mut statement = conn.prepare_cached(&format!(
+                "SELECT {COLUMNS} FROM slots WHERE pipeline = ?1 AND nominal_at > ?2 ORDER BY nominal_at"
+            ))?;
+            let mut rows = statement.query(params![pipeline, micros(after)])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(line(row)?);
+            }
+            Ok(found)
+        })
+    }
+
     /// The newest slots, latest first; of one pipeline or of all.
     pub fn slots(&self, pipeline: Option<&str>, limit: u32) -> Result<Vec<SlotLine>, Error> {
         self.with(|conn, _| {
