@@ -1,5 +1,15 @@
-//! What makes a run begin: the slot ledger and the schedule loop.
+//! What makes a run begin: schedules and their slot ledger, and the queue of claimed runs.
 //!
-//! The rules about slots are pure and stand in [`crate::policy::due`], where `pipeline` can use them at load.
+//! `schedule` is the loop, `handle` how others speak with it, `queue` says which claimed run may begin, `housekeeping` holds the safety wake-up. The rules about
+//! slots are pure and stand in [`crate::policy::due`], where `pipeline` can use them at load. Every trigger makes its run with
+//! the journal's one claim; nothing here runs a run.
 
 pub use crate::policy::due;
+
+pub mod handle;
+pub mod housekeeping;
+pub mod queue;
+pub mod schedule;
+
+#[cfg(test)]
+mod tests;
