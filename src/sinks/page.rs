@@ -69,6 +69,7 @@ struct Head<'a> {
     sentence: String,
     spend: &'a Spend,
     budget: Option<UsdMicros>,
+    max_turns: Option<u32>,
     took: Duration,
     interns: &'a InternStats,
     figures_checked: u32,
@@ -98,6 +99,7 @@ impl<'a> Head<'a> {
                 headline: report.headline.clone(),
                 sentence: text::outcome_sentence(report.outcome).into(),
                 spend: &footer.spend,
+                max_turns: None,
                 budget: footer.budget_usd.map(UsdMicros::from_usd),
                 took: Duration::try_from_secs_f64(footer.duration_s).unwrap_or_default(),
                 interns: &footer.interns,
@@ -131,6 +133,7 @@ impl<'a> Head<'a> {
             headline: report.map_or_else(|| sentence.clone(), |report| report.headline.clone()),
             sentence,
             spend: &run.spend,
+            max_turns: run.start.limits.max_turns,
             budget: run.start.limits.max_budget.map(|budget| budget + run.added),
             took: end.map(|end| text::between(run.start.started_at, end)).unwrap_or_default(),
             interns: &run.interns,
@@ -158,20 +161,27 @@ fn unique<'a>(items: impl Iterator<Item = &'a String>) -> Vec<String> {
 pub fn render(page: &Page<'_>) -> String {
     let Some(head) = Head::new(page) else { return String::new() };
     let title = format!("{} · {}", text::line(head.pipeline), text::line(&head.date));
+    // What stopped the run, or waits for a person, comes before what it found.
+    let urgent = !head.problems.is_empty()
+        || page.run.is_some_and(|run| run.failure.is_some() || !run.questions.is_empty())
+        || head.outcome.is_some_and(|outcome| !outcome.is_healthy());
     let body = html! {
         (hero(&head))
         main {
             (facts(&head))
-            (attention(&head, page.run))
+            @if urgent { (attention(&head, page.run)) }
             @for (index, report) in page.reports.iter().enumerate() {
                 (report_body(report, page.reports.len() > 1, index + 1 == page.reports.len()))
             }
+            @if !urgent { (attention(&head, page.run)) }
             @if let Some(run) = page.run {
                 (timeline(run))
                 (roles(run))
-                (receipts(&run.receipts, head.pipeline, head.run))
             }
-            (certainty(&head))
+            div.pair {
+                @if let Some(run) = page.run { (receipts(&run.receipts, head.pipeline, head.run)) }
+                (certainty(&head))
+            }
             (transcript(page.transcript))
             (colophon(&head, page.run))
         }
@@ -183,7 +193,7 @@ pub fn render(page: &Page<'_>) -> String {
 pub fn index(runs: &[RunLine]) -> String {
     let spent: UsdMicros = runs.iter().map(|run| run.cost).sum();
     let body = html! {
-        header.hero.small {
+        header.hero.short {
             div.wrap {
                 (wordmark())
                 h1 { "Runs" }
@@ -332,7 +342,7 @@ fn facts(head: &Head<'_>) -> Markup {
                 span.small { @if let Some(budget) = head.budget { "of " (budget) } @else { "no budget set" } }
                 @if let Some(share) = share { (meter(share)) }
             }
-            div.fact { span.label { "took" } span.big { (text::duration(head.took)) } span.small { (head.spend.turns) " of the boss's turns" } }
+            div.fact { span.label { "took" } span.big { (text::duration(head.took)) } span.small { (text::counted(u64::from(head.spend.turns), "turn")) @if let Some(most) = head.max_turns { " of at most " (most) } } }
             div.fact {
                 span.label { "calls" } span.big { (head.spend.boss.calls + head.spend.intern.calls + head.spend.reviewer.calls) }
                 span.small { (text::calls(head.spend)) }
@@ -384,7 +394,7 @@ fn attention(head: &Head<'_>, run: Option<&RunView>) -> Markup {
                 @for (path, ask) in questions {
                     div.note.warn { strong { "Waits for an answer: " } (text::line(ask)) " " span.path { (text::line(path)) } }
                 }
-                @for problem in &head.problems { div.note.bad { (text::line(problem)) } }
+                @for problem in &head.problems { div.note.bad { (rich(&text::line(problem))) } }
                 @for complaint in head.complaints {
                     div.note.warn {
                         strong { "Missing " (text::line(&complaint.kind)) ": " } (text::line(&complaint.need))
@@ -392,7 +402,7 @@ fn attention(head: &Head<'_>, run: Option<&RunView>) -> Markup {
                         @if !complaint.step.is_empty() { " " span.path { (text::line(&complaint.step)) } }
                     }
                 }
-                @for refused in head.refused { div.note.warn { strong { "Refused by policy: " } (text::line(refused)) } }
+                @for refused in head.refused { div.note.warn { strong { "Refused by policy: " } (rich(&text::line(refused))) } }
             }
         }
     }
@@ -422,14 +432,19 @@ fn block(block: &ReportBlock, report: &Report) -> Markup {
     html! {
         @match block {
             ReportBlock::Paragraph { text: found } => {
-                @for part in text::clean(found).split("\n\n").filter(|part| !part.trim().is_empty()) { p { (part.trim()) } }
+                @for part in text::clean(found).split("\n\n").filter(|part| !part.trim().is_empty()) { p { (rich(part.trim())) } }
             }
-            ReportBlock::Bullets { items } => ul.bullets { @for item in items { li { (text::line(item)) } } },
+            ReportBlock::Bullets { items } => ul.bullets { @for item in items { li { (rich(&text::line(item))) } } },
             ReportBlock::Table { title, columns, rows } => (table(title, columns, rows)),
             ReportBlock::Links { items } => ul.links { @for item in items { li { (link(item, report)) } } },
-            ReportBlock::Notice { text: found } => div.note.warn { (text::line(found)) },
+            ReportBlock::Notice { text: found } => div.note.warn { (rich(&text::line(found))) },
         }
     }
+}
+
+/// Cleaned text with what stands in backticks as code.
+fn rich(text: &str) -> Markup {
+    html! { @for (is_code, part) in text::spans(text) { @if is_code { code { (part) } } @else { (part) } } }
 }
 
 fn link(link: &Link, report: &Report) -> Markup {
@@ -456,7 +471,7 @@ fn table(title: &str, columns: &[String], rows: &[Vec<Value>]) -> Markup {
     };
     let class = |index: usize| if numeric(index) { "num" } else { "" };
     html! {
-        @if !title.is_empty() { h2 { (text::heading(title)) } }
+        @if !title.is_empty() { h2 { (capital(&text::heading(title))) } }
         @if rows.is_empty() { p.quiet { "No rows." } } @else {
             div.tablebox {
                 table {
@@ -468,7 +483,7 @@ fn table(title: &str, columns: &[String], rows: &[Vec<Value>]) -> Markup {
                                 @for index in &shown {
                                     td class=(class(*index)) data-label=(text::heading(&columns[*index])) {
                                         @if hot && shown.first() == Some(index) { span.flag title="flagged" { "⚑ " } }
-                                        (text::cell(&columns[*index], row.get(*index).unwrap_or(&Value::Null)))
+                                        (rich(&text::cell(&columns[*index], row.get(*index).unwrap_or(&Value::Null))))
                                     }
                                 }
                             }
@@ -478,6 +493,11 @@ fn table(title: &str, columns: &[String], rows: &[Vec<Value>]) -> Markup {
             }
         }
     }
+}
+
+fn capital(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 fn timeline(run: &RunView) -> Markup {
@@ -575,7 +595,7 @@ fn roles(run: &RunView) -> Markup {
             }
             ul.plain {
                 @if interns.items > 0 {
-                    li { (text::counted(u64::from(interns.items), "item")) " for interns, " (interns.escalated) " escalated to the boss, " (interns.audited) " audited with " (interns.disagreed) " disagreements" }
+                    li { (text::counted(u64::from(interns.items), "item")) " for interns · " (interns.escalated) " escalated to the boss · " (interns.audited) " audited, the boss disagreed with " (interns.disagreed) }
                     li { "The same calls at the boss's prices would have cost about " strong { (text::usd(interns.saved_usd.max(0.0))) } " more" }
                 }
                 @if !run.spend.reserved.is_zero() { li { (run.spend.reserved) " stays reserved: granted to calls whose end is not known, counted as spent" } }

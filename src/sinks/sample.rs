@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use crate::base::env::process_variable;
 use crate::base::hash::Hash;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
@@ -14,6 +15,15 @@ use crate::domain::money::{RoleSpend, Spend};
 use crate::domain::report::{Chart, Footer, InternStats, Report, ReportBlock, Series};
 use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::{RunView, StepView};
+
+/// Compares with `golden/NAME`; with `NIGHTCREW_BLESS=1` in the environment writes it instead, to be reviewed.
+pub fn golden(name: &str, text: &str) {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sinks/golden").join(name);
+    if process_variable("NIGHTCREW_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+    }
+    assert_eq!(text, std::fs::read_to_string(&path).unwrap());
+}
 
 pub const RUN: &str = "01KAF3ZQ8MN5T2V9X7B4C6D7QK";
 
@@ -35,17 +45,17 @@ fn spend() -> Spend {
     }
 }
 
-/// Fifty-six days with weeks, a gap and a jump at the end.
+/// Days up to 20 November with weeks, gaps and a jump at the end; the last values are those of the table.
 pub fn chart(days: usize) -> Chart {
-    let first = jiff::civil::date(2026, 9, 25);
-    let day = |i: usize| first.checked_add(jiff::Span::new().days(i as i64)).unwrap();
+    let end = jiff::civil::date(2026, 11, 20);
+    let day = |i: usize| end.checked_sub(jiff::Span::new().days((days - 1 - i) as i64)).unwrap();
     let wave = |i: usize, base: f64, noise: f64| {
         let weekend = if day(i).weekday().to_monday_zero_offset() > 4 { 0.62 } else { 1.0 };
         (base * weekend * (1.0 + noise * ((i * 7919 % 13) as f64 / 13.0 - 0.5))).round()
     };
     let jump = |i: usize, by: f64| if i + 2 >= days { by } else { 1.0 };
-    Chart {
-        title: "The last eight weeks".into(),
+    let mut chart = Chart {
+        title: "The last four weeks".into(),
         days: (0..days).map(|i| day(i).to_string()).collect(),
         series: vec![
             Series {
@@ -73,7 +83,13 @@ pub fn chart(days: usize) -> Chart {
                 flagged: false,
             },
         ],
+    };
+    for (series, last) in chart.series.iter_mut().zip([724.0, 641.0, 130.0, 131.5]) {
+        if let Some(value) = series.values.last_mut() {
+            *value = Some(last);
+        }
     }
+    chart
 }
 
 pub fn report() -> Report {

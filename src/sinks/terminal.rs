@@ -225,13 +225,23 @@ pub fn report(report: &Report) -> String {
     lines.into_iter().map(|line| line.trim_end().to_owned() + "\n").collect()
 }
 
-/// Columns as wide as their widest cell, at most 44; numbers to the right.
+/// Columns as wide as their widest cell, numbers to the right. Rows with long texts become records instead.
 fn table(columns: &[String], rows: &[Vec<serde_json::Value>]) -> Vec<String> {
     let null = serde_json::Value::Null;
     let mut cells: Vec<Vec<String>> = vec![columns.iter().map(|column| text::heading(column)).collect()];
     for row in rows {
-        let shown = columns.iter().enumerate().map(|(i, c)| text::fit(&text::cell(c, row.get(i).unwrap_or(&null)), 44));
+        let shown = columns.iter().enumerate().map(|(i, c)| text::cell(c, row.get(i).unwrap_or(&null)));
         cells.push(shown.collect());
+    }
+    if cells.iter().flatten().any(|cell| text::width(cell) > 44) {
+        let (heads, rows) = cells.split_at(1);
+        return rows
+            .iter()
+            .flat_map(|row| {
+                let named = heads[0].iter().zip(row).skip(1).map(|(head, cell)| format!("    {head}: {cell}"));
+                std::iter::once(format!("  {}", row.first().map_or("", String::as_str))).chain(named)
+            })
+            .collect();
     }
     let widths: Vec<usize> =
         (0..columns.len()).map(|i| cells.iter().map(|row| text::width(&row[i])).max().unwrap_or(0)).collect();
@@ -344,7 +354,7 @@ mod tests {
             + &whole(&sample::repair(), style, &["open out/index.html"])
             + "\n"
             + &report(&sample::report());
-        assert_eq!(both, include_str!("golden/terminal.txt"));
+        sample::golden("terminal.txt", &both);
     }
 
     #[test]

@@ -39,6 +39,18 @@ fn visible(c: char) -> bool {
     (c == '\n' || c == '\t' || !c.is_control()) && !format
 }
 
+/// Takes a text apart at its backticks: (is code, part). Only where they pair up and enclose something; else the text is one
+/// part. Models write identifiers that way, and code that is shown as code cannot be anything else.
+pub fn spans(text: &str) -> Vec<(bool, &str)> {
+    let parts: Vec<&str> = text.split('`').collect();
+    let odd = parts.iter().skip(1).step_by(2);
+    if parts.len() < 3 || parts.len() % 2 == 0 || odd.clone().any(|code| code.trim().is_empty() || code.contains('\n'))
+    {
+        return vec![(false, text)];
+    }
+    parts.into_iter().enumerate().map(|(i, part)| (i % 2 == 1, part)).filter(|(_, part)| !part.is_empty()).collect()
+}
+
 /// The first `most` columns, with `…` if something was cut.
 pub fn fit(text: &str, most: usize) -> String {
     if width(text) <= most {
@@ -175,14 +187,13 @@ pub fn heading(column: &str) -> String {
     })
 }
 
-/// `0.4 s`, `12 s`, `9 min`, `2 h 5 min`, `3 d 4 h`.
+/// `20 ms`, `0.4 s`, `12.3 s`, `9 min`, `2 h 5 min`, `3 d 4 h`.
 pub fn duration(duration: Duration) -> String {
     let seconds = duration.as_secs_f64();
     let whole = duration.as_secs();
     match whole {
-        _ if seconds < 0.05 => "0.0 s".into(),
-        0..10 => format!("{seconds:.1} s"),
-        10..60 => format!("{seconds:.0} s"),
+        _ if seconds < 0.0995 => format!("{:.0} ms", seconds * 1000.0),
+        0..60 => format!("{seconds:.1} s"),
         60..600 if whole % 60 != 0 => format!("{} min {} s", whole / 60, whole % 60),
         60..3600 => format!("{} min", whole / 60),
         3600..86_400 if whole / 60 % 60 != 0 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
@@ -333,7 +344,7 @@ mod tests {
     fn times_and_counts_read_well() {
         let shown = [0, 400, 9_960, 12_000, 540_000, 552_000, 7_500_000, 273_600_000]
             .map(|ms| duration(Duration::from_millis(ms)));
-        assert_eq!(shown, ["0.0 s", "0.4 s", "10.0 s", "12 s", "9 min", "9 min 12 s", "2 h 5 min", "3 d 4 h"]);
+        assert_eq!(shown, ["0 ms", "0.4 s", "10.0 s", "12.0 s", "9 min", "9 min 12 s", "2 h 5 min", "3 d 4 h"]);
         assert_eq!(moment("2026-11-19T07:00:00Z".parse().unwrap(), "Europe/Berlin"), "Thu 19 Nov 2026, 08:00");
         assert_eq!(
             [counted(1, "reply"), counted(2, "reply"), counted(1204, "key")],
