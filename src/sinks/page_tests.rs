@@ -143,15 +143,13 @@ fn nothing_a_model_or_a_stranger_wrote_is_live() {
             "href=\"http",
             "href=\"java",
             "href=\"..",
-            " style=",
+            "\" style=\"",
+            "\" src=\"",
             "\u{202e}",
             "\u{200b}",
             "\u{1b}",
-            "src=",
         ] {
-            let bad_here = page.replace("&lt;img src=https", "").contains(bad)
-                && !(bad == " style=" && !page.contains("\" style="));
-            assert!(!bad_here, "{bad}");
+            assert!(!page.contains(bad), "{bad}");
         }
         assert!(page.contains("default-src 'none'; style-src 'sha256-"));
     }

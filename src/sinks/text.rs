@@ -44,7 +44,9 @@ fn visible(c: char) -> bool {
 pub fn spans(text: &str) -> Vec<(bool, &str)> {
     let parts: Vec<&str> = text.split('`').collect();
     let odd = parts.iter().skip(1).step_by(2);
-    if parts.len() < 3 || parts.len() % 2 == 0 || odd.clone().any(|code| code.trim().is_empty() || code.contains('\n'))
+    if parts.len() < 3
+        || parts.len().is_multiple_of(2)
+        || odd.clone().any(|code| code.trim().is_empty() || code.contains('\n'))
     {
         return vec![(false, text)];
     }
@@ -147,7 +149,7 @@ pub fn compact(value: f64) -> String {
 fn thousands(digits: &str) -> String {
     let mut out = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             out.push(',');
         }
         out.push(digit);
@@ -194,11 +196,11 @@ pub fn duration(duration: Duration) -> String {
     match whole {
         _ if seconds < 0.0995 => format!("{:.0} ms", seconds * 1000.0),
         0..60 => format!("{seconds:.1} s"),
-        60..600 if whole % 60 != 0 => format!("{} min {} s", whole / 60, whole % 60),
+        60..600 if !whole.is_multiple_of(60) => format!("{} min {} s", whole / 60, whole % 60),
         60..3600 => format!("{} min", whole / 60),
-        3600..86_400 if whole / 60 % 60 != 0 => format!("{} h {} min", whole / 3600, whole / 60 % 60),
+        3600..86_400 if !(whole / 60).is_multiple_of(60) => format!("{} h {} min", whole / 3600, whole / 60 % 60),
         3600..86_400 => format!("{} h", whole / 3600),
-        _ if whole / 3600 % 24 != 0 => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
+        _ if !(whole / 3600).is_multiple_of(24) => format!("{} d {} h", whole / 86_400, whole / 3600 % 24),
         _ => format!("{} d", whole / 86_400),
     }
 }

@@ -152,7 +152,7 @@ impl Read {
     }
 
     fn columns(&self, statement: &rusqlite::Statement<'_>) -> Result<Vec<String>, SourceError> {
-        let names: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<String> = statement.column_names().map(str::to_owned).collect();
         for (index, name) in names.iter().enumerate() {
             if names[..index].contains(name) {
                 return Err(self.refused(format!("two columns are named `{name}`: give one another name with AS")));
