@@ -167,7 +167,8 @@ pub fn cell(column: &str, value: &Value) -> String {
             let plain = matches!(column, "id" | "line" | "year" | "port" | "status") || column.ends_with("_id");
             match found.as_f64() {
                 Some(_) if plain => found.to_string(),
-                Some(n) if column.ends_with("_pct") => percent(n),
+                Some(n) if column == "change_pct" => percent(n),
+                Some(n) if column.ends_with("_pct") => format!("{} %", number((n * 100.0).round() / 100.0)),
                 Some(n) if column == "change" => signed(n),
                 Some(n) => number(n),
                 None => found.to_string(),
@@ -335,6 +336,8 @@ mod tests {
     fn numbers_are_short_and_never_lie_about_their_sign() {
         let shown = [0.0, 1204.0, -3.5, 0.004, 1_234_567.891, 12.345, 0.0000012, -0.0, f64::NAN, 999.999].map(number);
         assert_eq!(shown, ["0", "1,204", "−3.5", "0.004", "1,234,568", "12.35", "0.0000012", "0", "–", "1,000"]);
+        let cells = [("change_pct", 440.0), ("rate_pct", 2.1), ("value", 10512.0), ("user_id", 10512.0)];
+        assert_eq!(cells.map(|(c, n)| cell(c, &n.into())), ["+440 %", "2.1 %", "10,512", "10512.0"]);
         assert_eq!([18.04, -0.04, 0.06].map(percent), ["+18 %", "0 %", "+0.1 %"]);
         assert_eq!(
             [9_999.0, 12_900.0, 3_400_000.0, -2e9, 0.25].map(compact),

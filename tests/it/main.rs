@@ -4,3 +4,5 @@
 
 /// Rules about the code itself.
 mod house;
+/// Sources over the samples that ship.
+mod sources;
