@@ -37,6 +37,9 @@ pub enum HttpError {
     /// The address or a header cannot be sent at all.
     #[error("{0}")]
     Request(String),
+    /// The secret cannot be sent as it is.
+    #[error("{0}")]
+    Credential(String),
     /// Nothing was sent.
     #[error("{0}")]
     Connect(String),
@@ -62,9 +65,12 @@ impl HttpError {
             Self::Status { after: Some(after), status, .. } if transient(*status) => Retry::After(*after),
             Self::Status { status, .. } if transient(*status) => Retry::Backoff,
             Self::Connect(_) | Self::Timeout(_) | Self::Broken(_) => Retry::Backoff,
-            Self::Secret(_) | Self::Request(_) | Self::Status { .. } | Self::TooLarge { .. } | Self::NotJson(_) => {
-                Retry::Never
-            }
+            Self::Secret(_)
+            | Self::Request(_)
+            | Self::Credential(_)
+            | Self::Status { .. }
+            | Self::TooLarge { .. }
+            | Self::NotJson(_) => Retry::Never,
         }
     }
 }
@@ -182,7 +188,10 @@ impl Client {
                 Auth::Bearer(_) | Auth::None => (AUTHORIZATION, format!("Bearer {}", secret.expose())),
             };
             let mut value = HeaderValue::from_str(&text).map_err(|_| {
-                HttpError::Request(format!("secret `{}` holds characters that a header cannot carry", reference.name))
+                HttpError::Credential(format!(
+                    "secret `{}` holds characters that a header cannot carry",
+                    reference.name
+                ))
             })?;
             value.set_sensitive(true);
             map.insert(name, value);
