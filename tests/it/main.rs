@@ -2,7 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+/// Stand-ins for the services outside.
+mod fakes;
 /// Rules about the code itself.
 mod house;
+/// The model providers against a scripted server: what is sent, what is understood, what is refused.
+mod models;
 /// Sources over the samples that ship.
 mod sources;
