@@ -114,7 +114,7 @@ impl Http {
                 message: format!("the service refused the credential (HTTP {status}: {message})"),
                 help: secret,
             },
-            HttpError::Secret(error) => SourceError::Missing {
+            error @ (HttpError::Secret(_) | HttpError::Credential(_)) => SourceError::Missing {
                 name,
                 message: error.to_string(),
                 help: "supply it where `secrets:` says".into(),
