@@ -110,9 +110,8 @@ impl Money {
         self.runs.remove(run);
     }
 
-    /// Caps have changed.
-    pub(super) fn forget_caps(&mut self) {
-        self.runs.clear();
+    /// Somebody has added to one of them.
+    pub(super) fn forget_pipeline_days(&mut self) {
         self.pipeline_days.clear();
     }
 
@@ -131,10 +130,9 @@ impl Money {
             self.pipeline_days.clear();
         }
         let level = store.level("pipeline = ?2 AND pipeline_day = ?3", &[&key.0, &key.1])?;
-        let added = store.conn.prepare_cached(
+        let mut added = store.conn.prepare_cached(
             "SELECT coalesce(sum(amount), 0) FROM additions WHERE pipeline = ?1 AND pipeline_day = ?2",
         )?;
-        let mut added = added;
         let added = UsdMicros(added.query_row([&key.0, &key.1], |row| row.get(0))?);
         self.pipeline_days.insert(key.clone(), (level, added));
         Ok((level, added))

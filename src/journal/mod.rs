@@ -9,6 +9,7 @@
 //! payload passes the redactor before it is stored.
 
 mod blobs;
+mod definitions;
 mod entries;
 mod error;
 mod grants;
@@ -31,8 +32,9 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+pub use definitions::StoredDefinition;
 pub use error::Error;
-pub use reader::{Reader, RunFilter, StoredDefinition};
+pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};
 pub use runs::{Claim, Claimed, RunFinish};
 pub use slots::ScheduleState;

@@ -5,15 +5,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension as _, params};
-use serde::{Deserialize, Serialize};
+use rusqlite::Connection;
 
 use super::blobs::Blobs;
-use super::entries::{Stored, large};
 use super::error::Error;
-use super::writer::Store;
-use super::{DATABASE, micros, migrate, raw};
-use crate::base::hash::Hash;
+use super::{DATABASE, migrate};
 
 /// Connections kept for the next call.
 const IDLE: usize = 4;
@@ -44,16 +40,6 @@ impl Default for RunFilter {
     fn default() -> Self {
         Self { pipeline: None, open_only: false, limit: 50 }
     }
-}
-
-/// What a run's definition hash stands for.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StoredDefinition {
-    pub pipeline: String,
-    /// (path, text), the pipeline itself first.
-    pub files: Vec<(String, String)>,
-    /// (name, text) of the settings that bind it.
-    pub settings: Vec<(String, String)>,
 }
 
 impl Reader {
@@ -96,65 +82,5 @@ impl Reader {
             }
         }
         answer
-    }
-
-    /// What was stored by `put_definition`.
-    pub fn definition(&self, hash: &Hash) -> Result<Option<StoredDefinition>, Error> {
-        self.with(|conn, blobs| {
-            let mut statement = conn.prepare_cached("SELECT payload, blob FROM definitions WHERE hash = ?1")?;
-            let mut rows = statement.query([hash.to_string()])?;
-            let Some(row) = rows.next()? else { return Ok(None) };
-            let text = Stored::from_row(row, 0, 1)?.text(blobs)?;
-            let read = serde_json::from_str(&text);
-            read.map(Some).map_err(|error| Error::record(format!("definition {}", hash.short()), error))
-        })
-    }
-
-    /// Why a pipeline is paused, if it is.
-    pub fn paused(&self, pipeline: &str) -> Result<Option<String>, Error> {
-        self.with(|conn, _| {
-            let mut statement = conn.prepare_cached("SELECT reason FROM paused WHERE pipeline = ?1")?;
-            Ok(statement.query_row([pipeline], |row| row.get(0)).optional()?)
-        })
-    }
-}
-
-impl Store {
-    pub(super) fn put_definition(&mut self, hash: &Hash, definition: &StoredDefinition) -> Result<(), Error> {
-        let mut known = self.conn().prepare_cached("SELECT 1 FROM definitions WHERE hash = ?1")?;
-        if known.exists([hash.to_string()])? {
-            return Ok(());
-        }
-        let payload = raw(definition)?;
-        let blob = large(payload.get());
-        if let Some(blob) = &blob {
-            self.blobs().write(blob, payload.get().as_bytes())?;
-        }
-        self.conn()
-            .prepare_cached(
-                "INSERT INTO definitions (hash, pipeline, stored_at, payload, blob) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .execute(params![
-                hash.to_string(),
-                definition.pipeline,
-                micros(self.now()),
-                blob.is_none().then_some(payload.get()),
-                blob.map(|hash| hash.to_string()),
-            ])?;
-        Ok(())
-    }
-
-    pub(super) fn set_paused(&mut self, pipeline: &str, reason: Option<&str>) -> Result<(), Error> {
-        match reason {
-            Some(reason) => self
-                .conn()
-                .prepare_cached(
-                    "INSERT INTO paused (pipeline, reason, since) VALUES (?1, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET reason = excluded.reason",
-                )?
-                .execute(params![pipeline, reason, micros(self.now())])?,
-            None => self.conn().prepare_cached("DELETE FROM paused WHERE pipeline = ?1")?.execute([pipeline])?,
-        };
-        Ok(())
     }
 }

@@ -195,8 +195,10 @@ impl Store {
                 .execute(params![seq, run, pipeline, day, add.0])?;
         }
         // Its caps are read anew with the next grant.
-        let (_, money) = self.money();
-        money.forget_caps();
+        self.money().1.forget(id);
+        if !add.is_zero() {
+            self.money().1.forget_pipeline_days();
+        }
         Ok(())
     }
 }
@@ -269,13 +271,14 @@ impl Reader {
     /// several fit.
     pub(super) fn find(&self, conn: &Connection, text: &str) -> Result<Option<RunId>, Error> {
         let wanted = text.trim().to_ascii_uppercase();
+        for exact in [text.to_owned(), wanted.clone()].map(RunId) {
+            if self.no(conn, &exact)?.is_some() {
+                return Ok(Some(exact));
+            }
+        }
         let (head, tail) = wanted.split_once('…').unwrap_or((&wanted, ""));
         if wanted.is_empty() || !(head.chars().chain(tail.chars())).all(|c| c.is_ascii_alphanumeric()) {
             return Ok(None);
-        }
-        let exact = RunId(wanted.clone());
-        if self.no(conn, &exact)?.is_some() {
-            return Ok(Some(exact));
         }
         let patterns = match tail {
             "" => vec![format!("{head}%"), format!("%{head}")],

@@ -1,4 +1,5 @@
-//! Tables `slots` and `schedules`: what was due and what became of it, and how far each schedule has been decided.
+//! Tables `slots`, `schedules` and `paused`: what was due and what became of it, how far each schedule has been decided, and
+//! which pipelines a person has paused.
 
 use rusqlite::{OptionalExtension as _, params};
 use serde::{Deserialize, Serialize};
@@ -89,6 +90,20 @@ impl Store {
         Ok(())
     }
 
+    pub(super) fn set_paused(&mut self, pipeline: &str, reason: Option<&str>) -> Result<(), Error> {
+        match reason {
+            Some(reason) => self
+                .conn()
+                .prepare_cached(
+                    "INSERT INTO paused (pipeline, reason, since) VALUES (?1, ?2, ?3)
+                     ON CONFLICT DO UPDATE SET reason = excluded.reason",
+                )?
+                .execute(params![pipeline, reason, micros(self.now())])?,
+            None => self.conn().prepare_cached("DELETE FROM paused WHERE pipeline = ?1")?.execute([pipeline])?,
+        };
+        Ok(())
+    }
+
     /// A slot as it stands.
     pub(super) fn slot(&self, pipeline: &str, nominal_at: Timestamp) -> Result<Option<SlotLine>, Error> {
         let mut statement = self
@@ -142,6 +157,14 @@ impl Reader {
                 found.push(line(row)?);
             }
             Ok(found)
+        })
+    }
+
+    /// Why a pipeline is paused, if it is.
+    pub fn paused(&self, pipeline: &str) -> Result<Option<String>, Error> {
+        self.with(|conn, _| {
+            let mut statement = conn.prepare_cached("SELECT reason FROM paused WHERE pipeline = ?1")?;
+            Ok(statement.query_row([pipeline], |row| row.get(0)).optional()?)
         })
     }
 }

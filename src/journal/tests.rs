@@ -140,6 +140,8 @@ async fn what_was_answered_is_there_after_the_handle_was_dropped() {
     assert_eq!((journal.epoch(), *journal.entries().borrow()), (2, 4));
     journal.close().await.unwrap();
     assert_eq!(std::fs::metadata(bench.dir.path().join("nightcrew.db-wal")).map_or(0, |m| m.len()), 0);
+    // Without a holder it can be read as well.
+    assert_eq!(Reader::open(bench.dir.path()).unwrap().open_runs().unwrap().len(), 1);
 }
 
 #[tokio::test]
