@@ -121,6 +121,8 @@ struct Span {
 enum Reopened {
     /// What was read stays.
     Keep,
+    /// It was skipped: whether it still is follows from what stays, also that nobody answered in time.
+    Judge,
     /// What was read is read anew.
     Afresh,
 }
@@ -225,7 +227,7 @@ impl Collector {
             let ended: Ended = parse(&text, *seq)?;
             let why = match ended.result.outcome.as_str() {
                 "failed" | "capped" if !span.closing => Reopened::Keep,
-                "skipped" if !span.closing => Reopened::Keep,
+                "skipped" if !span.closing => Reopened::Judge,
                 "blocked" => Reopened::Afresh,
                 _ if span.closing => Reopened::Afresh,
                 _ => continue,
@@ -268,25 +270,36 @@ impl Collector {
             self.spans.iter().filter(|(path, span)| stands(path, span)).map(|(path, _)| path.as_str()).collect();
         let hidden = |path: &str| ancestors(path).any(|above| standing.contains(above));
         // The innermost span that had ended decides what of its content is out of date.
-        let afresh = |path: &str| {
+        let why = |path: &str| {
             let ended = |above: &&str| self.spans.get(*above).is_some_and(|span| span.ended.is_some());
-            ancestors(path).filter(ended).last().and_then(|above| reopened.get(above)) == Some(&Reopened::Afresh)
+            ancestors(path).filter(ended).last().and_then(|above| reopened.get(above).copied())
         };
 
+        // A question that nobody answered in time is asked again, with a new time: the engine keeps that beside it.
+        let unanswered = |path: &str| {
+            let draft = self.drafts.get(path.strip_suffix("-expires").unwrap_or(path));
+            draft.is_some_and(|draft| {
+                draft.kind == EntryKind::Value
+                    && matches!(&draft.payload, Some(Stored::Inline(text)) if text == "null")
+                    && self.asked.contains_key(path.strip_suffix("-expires").unwrap_or(path))
+            })
+        };
+        let expired: HashSet<String> = self.drafts.keys().filter(|path| unanswered(path)).cloned().collect();
         for (path, draft) in self.drafts.drain() {
             if hidden(&path) {
                 continue;
             }
             let Draft { seq, attempt, input, kind, payload } = draft;
             let old = seq < resumed_at;
-            let expired = kind == EntryKind::Value
-                && self.asked.contains_key(&path)
-                && matches!(&payload, Some(Stored::Inline(text)) if text == "null");
             let dropped = old
                 && match kind {
                     EntryKind::ActivityFailed => true,
-                    EntryKind::ActivityDone => !self.guarded.contains(&path) && afresh(&path),
-                    EntryKind::Value => expired || afresh(&path),
+                    EntryKind::ActivityDone => !self.guarded.contains(&path) && why(&path) == Some(Reopened::Afresh),
+                    EntryKind::Value => match why(&path) {
+                        Some(Reopened::Afresh) => true,
+                        Some(Reopened::Keep) => expired.contains(&path),
+                        Some(Reopened::Judge) | None => false,
+                    },
                     _ => false,
                 };
             if kind == EntryKind::Value {
@@ -512,9 +525,14 @@ mod tests {
             (Done, "data/call", json!("paid")),
             (StepFinished, "data", ended("blocked")),
             (StepStarted, "ask", started("approve")),
+            (Val, "ask/answer-expires", json!("2026-11-20T12:00:00Z")),
             (Asked, "ask/answer", json!({"ask": "?"})),
             (Val, "ask/answer", json!(null)),
             (StepFinished, "ask", ended("failed")),
+            (StepStarted, "optional", started("approve")),
+            (Asked, "optional/answer", json!({"ask": "?"})),
+            (Val, "optional/answer", json!(null)),
+            (StepFinished, "optional", ended("skipped")),
             (StepStarted, "post", started("report")),
             (Done, "post/account", json!(1)),
             (Intended, "post/files", json!({})),
@@ -522,7 +540,10 @@ mod tests {
             (StepFinished, "post", ended("done")),
             person(),
         ]);
-        assert_eq!(shown(&found), ["data/call: done \"paid\" #5", "post/files: done \"receipt\" #14"]);
+        assert_eq!(
+            shown(&found),
+            ["data/call: done \"paid\" #5", "optional/answer: value null", "post/files: done \"receipt\" #19",]
+        );
         assert!(found.asked.is_empty());
         let again = replayed(&[
             (StepStarted, "data", started("fetch")),

@@ -152,8 +152,9 @@ impl Store {
         if let Some(outcome) = self.outcome(run)? {
             return Err(Error::Ended { run: id.clone(), outcome });
         }
-        self.insert(entry)?;
+        let seq = self.insert(entry)?;
         self.abandon_grants(id)?;
+        self.drop_signals(run, seq)?;
         let failure = finish.failure.as_ref().map(raw).transpose()?;
         self.conn()
             .prepare_cached(

@@ -71,6 +71,23 @@ impl Store {
             payload: raw(&signal)?,
         }))?;
         self.conn().prepare_cached("UPDATE signals SET taken = ?2 WHERE seq = ?1")?.execute(params![seq, taken])?;
+        self.tell_taken();
         Ok(Some(signal))
+    }
+
+    /// The run has ended with entry `ended`: nobody will take what is left.
+    pub(super) fn drop_signals(&mut self, run: i64, ended: i64) -> Result<(), Error> {
+        self.conn()
+            .prepare_cached("UPDATE signals SET taken = ?2 WHERE run = ?1 AND taken IS NULL")?
+            .execute(params![run, ended])?;
+        self.tell_taken();
+        Ok(())
+    }
+
+    /// How many signals nobody has taken; one too many when that cannot be read.
+    pub(super) fn waiting_signals(&self) -> u64 {
+        let count = self.conn().prepare_cached("SELECT count(*) FROM signals WHERE taken IS NULL");
+        let count = count.and_then(|mut statement| statement.query_row([], |row| row.get::<_, i64>(0)));
+        count.map_or(1, i64::unsigned_abs)
     }
 }

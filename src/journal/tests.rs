@@ -1,6 +1,6 @@
 //! The journal through its own handle, on a real directory.
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::AtomicI64;
 
 use serde_json::json;
 
@@ -385,7 +385,10 @@ async fn a_signal_is_taken_once_and_an_ended_run_takes_none() {
     assert_eq!(taken, [SignalValue { value: json!("blue"), by: "cli".to_owned() }]);
     assert!(journal.take_signal(&run, "any", "cancel", "v9").await.unwrap().is_some());
     assert_eq!(values(&journal, &run).len(), 2);
+    journal.signal(&run, "ask", "answer", json!("never taken"), "cli").await.unwrap();
     journal.finish_run(&run, finish(Outcome::Cancelled)).await.unwrap();
+    news.mark_unchanged();
+    assert_eq!(journal.take_signal(&run, "ask", "answer", "v").await.unwrap(), None);
     let late = journal.signal(&run, "", "cancel", json!(null), "cli").await;
     assert!(matches!(late, Err(Error::Ended { outcome: Outcome::Cancelled, .. })));
     assert!(matches!(journal.finish_run(&run, finish(Outcome::Failed)).await, Err(Error::Ended { .. })));
@@ -658,4 +661,11 @@ async fn a_run_is_seen_whole() {
     assert_eq!(lines.iter().map(|l| l.id.as_str()).collect::<Vec<_>>(), ["01JDXXXXXXXXXXXXXXXXXXXXXX"]);
     let all = reader.runs(RunFilter { pipeline: Some("p".to_owned()), ..RunFilter::default() }).unwrap();
     assert_eq!((all[1].outcome, all[1].cost, all[1].headline.as_str()), (Some(Outcome::Failed), usd(3), "done"));
+    journal.resume_run(&run, usd(1), "cli").await.unwrap();
+    let view = reader.run(run.as_str()).unwrap().unwrap();
+    assert_eq!((view.outcome, view.added, view.steps[3].outcome.as_deref()), (None, usd(1), None));
+    let replay = reader.replay(&run).unwrap();
+    assert!(replay.resumed_at > 0 && matches!(replay.records["each[a]"], Record::Finished(_)));
+    assert!(!replay.records.contains_key("each[b]"));
+    assert_eq!(reader.replay_all_open().unwrap().len(), 2);
 }

@@ -120,6 +120,17 @@ impl Timeline {
         }
     }
 
+    /// A person goes on with what ended badly.
+    fn resumed(&mut self) {
+        for Line { step, .. } in &mut self.spans {
+            if matches!(step.outcome.as_deref(), Some("failed" | "capped" | "blocked")) {
+                step.outcome = None;
+                step.reason = None;
+                step.finished_at = None;
+            }
+        }
+    }
+
     /// Books a call on every span that holds it.
     fn call(&mut self, path: &str, role: Role, cost: UsdMicros) {
         for holder in ancestors(path).chain([path]) {
@@ -184,7 +195,7 @@ fn entries(
     let mut statement = conn.prepare_cached(
         "SELECT seq, kind, path, at, kind <> 'activity_done',
              CASE WHEN kind <> 'activity_done' THEN payload END, blob
-         FROM entries WHERE run = ?1 AND kind NOT IN ('message', 'run_started', 'signal', 'run_finished', 'run_resumed')
+         FROM entries WHERE run = ?1 AND kind NOT IN ('message', 'run_started', 'signal', 'run_finished')
          ORDER BY seq",
     )?;
     let mut output = conn.prepare_cached("SELECT payload, blob FROM entries WHERE seq = ?1")?;
@@ -243,11 +254,13 @@ fn entries(
                 view.questions.push((path, words(&asked, &["ask", "name"])));
             }
             EntryKind::Value => view.questions.retain(|(known, _)| *known != path),
-            EntryKind::RunStarted
-            | EntryKind::RunResumed
-            | EntryKind::RunFinished
-            | EntryKind::Signal
-            | EntryKind::Message => {}
+            EntryKind::RunResumed => {
+                let resumed: Map<String, Value> = read(&text, "resumption")?;
+                if resumed.get("person").and_then(Value::as_bool) == Some(true) {
+                    timeline.resumed();
+                }
+            }
+            EntryKind::RunStarted | EntryKind::RunFinished | EntryKind::Signal | EntryKind::Message => {}
         }
     }
     view.activities = ended.len() as u64;

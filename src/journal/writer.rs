@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use rusqlite::{Connection, OptionalExtension as _};
@@ -57,6 +58,8 @@ struct Cache {
 struct News {
     settled: bool,
     signal: bool,
+    /// Signals were taken.
+    taken: bool,
 }
 
 impl Store {
@@ -208,6 +211,10 @@ impl Store {
         self.news.signal = true;
     }
 
+    pub(super) fn tell_taken(&mut self) {
+        self.news.taken = true;
+    }
+
     fn begin(&mut self) -> Result<(), Error> {
         self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         self.now = self.env.now();
@@ -250,6 +257,10 @@ impl Store {
         seen.entries.send_if_modified(|seq| std::mem::replace(seq, last) != last);
         if news.settled {
             seen.settled.send_modify(|n| *n += 1);
+        }
+        if news.signal || news.taken {
+            // Before anybody is woken to look.
+            seen.waiting_signals.store(self.waiting_signals(), Ordering::Release);
         }
         if news.signal {
             seen.signals.send_modify(|n| *n += 1);

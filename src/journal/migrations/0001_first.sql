@@ -91,7 +91,7 @@ CREATE TABLE signals (
     run   INTEGER NOT NULL REFERENCES runs (no),
     path  TEXT    NOT NULL,
     name  TEXT    NOT NULL,
-    -- The Value entry by which it was taken.
+    -- The Value entry by which it was taken, or the RunFinished entry after which nobody took it.
     taken INTEGER
 ) STRICT;
 CREATE INDEX signals_waiting ON signals (run, name) WHERE taken IS NULL;
