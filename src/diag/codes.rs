@@ -75,6 +75,7 @@ codes! {
     NEEDS "P043" "something else is needed" "This option only works together with another one, which is missing." "Add what the message names."
     UNREADABLE "P044" "file cannot be read" "The file is not there, or is not UTF-8 text." "Check the path and the file."
     TOO_LONG "P045" "text too long" "A name, text or expression is longer than is taken." "Shorten it."
+    EXCLUSIVE "P046" "options that exclude each other" "Two options stand together of which only one can hold." "Keep one of the two."
     SECRET_VALUE "C001" "a value where a secret's name belongs" "The configuration names secrets; it never holds them." "Write `secret:NAME` and declare NAME under `secrets:` with `env`, `file` or `credential`."
     UNKNOWN_SECRET "C002" "unknown secret" "No entry of `secrets:` has this name." "Declare it under `secrets:`, or correct the name."
     BAD_ADDRESS "C003" "bad address" "This is not an address of the kind that is needed here." "Write for example `\"127.0.0.1:7717\"` or `\"https://example.com\"`."

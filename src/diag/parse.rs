@@ -86,9 +86,12 @@ fn read_with_recovery(source: &Arc<Source>, diagnostics: &mut Diagnostics) -> Op
                 return None;
             }
             Err(Refused::Syntax(error)) => {
-                let at = error.marker().byte_offset().unwrap_or(0).min(text.len());
+                let mut at = error.marker().byte_offset().unwrap_or(0).min(text.len());
                 let in_flow = builder.in_flow();
-                let region = offending(&text, at, in_flow);
+                let mut region = offending(&text, at, in_flow);
+                if let Some(unclosed) = builder.outermost_flow().and_then(|start| unclosed(&text, start, at)) {
+                    (at, region) = (unclosed.start, Some(unclosed));
+                }
                 diagnostics.push(explain(source, &error, at, region, in_flow));
                 let progress = last_error_at.is_none_or(|last| at > last);
                 if !progress || broken.len() >= MAX_RECOVERIES || text.len() > RECOVER_BYTES {
@@ -133,6 +136,17 @@ fn offending(text: &str, at: usize, in_flow: bool) -> Option<Span> {
     let length = if in_flow { flow_value_length(rest) } else { rest.split(" #").next().unwrap_or(rest).len() };
     let length = rest[..length].trim_end().len();
     (length > 0).then(|| Span::new(start, start + length))
+}
+
+/// The rest of the line on which a bracket was opened, when the error lies on a later line that is not indented below it.
+fn unclosed(text: &str, opened: usize, at: usize) -> Option<Span> {
+    let line_start = |at: usize| text[..at].rfind('\n').map_or(0, |newline| newline + 1);
+    let indent = |start: usize| text[start..].len() - text[start..].trim_start_matches(' ').len();
+    let (first, second) = (line_start(opened), line_start(at));
+    let outside = second > first && indent(second) <= indent(first);
+    let end = text[opened..].find('\n').map_or(text.len(), |newline| opened + newline);
+    let length = text[opened..end].trim_end().len();
+    (outside || at == opened).then(|| Span::new(opened, opened + length))
 }
 
 /// How far a plain value inside `{…}` reaches when brackets and quotes are taken as an expression would mean them.
@@ -181,6 +195,16 @@ fn explain(source: &Source, error: &ScanError, at: usize, region: Option<Span>, 
     if indentation.contains('\t') || matches!(error.kind(), ErrorKind::TabInBlockIndentation | ErrorKind::TabInPlainScalar) {
         return tab(source, at);
     }
+    if let Some(comment) = value.find(": #").filter(|_| value.starts_with(['{', '['])) {
+        let word: String = value[comment + 2..].chars().take_while(|c| !c.is_whitespace() && !matches!(c, ',' | '}' | ']')).collect();
+        let name = word.trim_start_matches('#');
+        if !name.is_empty() {
+            let start = here.start + comment + 2;
+            let place = Span::new(start, start + word.len());
+            return Diagnostic::error(&codes::COMMENT_VALUE, "a comment where a value is meant", place, "`#` begins a comment, the closing bracket included")
+                .help(format!("write `{name}`, or quote it: `\"#{name}\"`"));
+        }
+    }
     if key == "cron" && value.contains('*') {
         return Diagnostic::error(&codes::CRON_QUOTES, "a cron expression without quotes", here, "`*` begins a YAML alias")
             .help(format!("quote it: `cron: \"{value}\"`"));
@@ -193,6 +217,8 @@ fn explain(source: &Source, error: &ScanError, at: usize, region: Option<Span>, 
         ErrorKind::MappingValueNotAllowed if !in_flow => "a second `:` in one value",
         ErrorKind::UnexpectedCharacter { .. } => "a value that begins with a reserved character",
         ErrorKind::UnknownQuotedScalarEscape => "an unknown escape in a quoted value",
+        _ if value.starts_with('{') && !value.contains('}') => "a `{` without its `}`",
+        _ if value.starts_with('[') && !value.contains(']') => "a `[` without its `]`",
         ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::UnexpectedEofFlowMapping => "a `{` without its `}`, or a value that needs quotes",
         ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::UnexpectedEofFlowSequence => "a `[` without its `]`, or a value that needs quotes",
         ErrorKind::InvalidQuotedScalarIndent => "a quote that is not closed",
@@ -271,6 +297,11 @@ impl<'a> Builder<'a> {
 
     fn in_flow(&self) -> bool {
         self.stack.last().is_some_and(|frame| frame.flow)
+    }
+
+    /// Where the outermost bracket that is still open stands.
+    fn outermost_flow(&self) -> Option<usize> {
+        self.stack.iter().find(|frame| frame.flow).map(|frame| frame.start)
     }
 
     fn read(&mut self) -> Result<Option<Node>, Refused> {
@@ -570,7 +601,8 @@ mod tests {
     fn each_trap_has_its_hint() {
         for (text, title, hint) in [
             ("channel: #ops\n", "a comment where a value is meant", "write `ops`, or quote it: `\"#ops\"`"),
-            ("o: {channel: #ops}\n", "", ""),
+            ("o: {channel: #ops}\nb: {c: 1}\n", "a comment where a value is meant", "write `ops`, or quote it: `\"#ops\"`"),
+            ("o: {a: 1\nb: 2\n", "a `{` without its `}`", "close the bracket"),
             ("when: !draft.ran\n", "a YAML tag", "write `unless: draft.ran`"),
             ("when: a ? b : c\n", "a `? :` expression without quotes", "`when: \"a ? b : c\"`"),
             ("f: {keep: a ? b : c, d: 1}\n", "a `? :` expression without quotes", "`keep: \"a ? b : c\"`"),

@@ -82,6 +82,11 @@ impl<'n> MapReader<'n> {
         left
     }
 
+    /// The entries not taken so far.
+    pub fn unknown(&self) -> Vec<&'n Entry> {
+        self.entries.iter().zip(&self.taken).filter(|(_, taken)| !**taken).map(|(entry, _)| entry).collect()
+    }
+
     /// Makes `key` known for suggestions without taking it.
     pub fn know(&mut self, keys: impl IntoIterator<Item = impl Into<String>>) {
         self.known.extend(keys.into_iter().map(Into::into));

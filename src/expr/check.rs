@@ -108,6 +108,12 @@ fn class(ty: &Type) -> Class {
     }
 }
 
+/// Whether a value of type `found` can be given where `wanted` is expected, as far as kinds of values go.
+pub fn compatible(wanted: &Type, found: &Type) -> bool {
+    let (a, b) = (class(wanted), class(found));
+    a == b || a == Class::Any || b == Class::Any
+}
+
 struct Checker<'a> {
     scope: &'a TypeScope,
     locals: Vec<(&'a str, Type)>,

@@ -18,6 +18,11 @@ pub(super) enum Fact {
 pub struct Known(pub(super) Vec<Fact>);
 
 impl Known {
+    /// Adds what another condition says.
+    pub fn extend(&mut self, other: Known) {
+        self.0.extend(other.0);
+    }
+
     /// What is known when `expr` was true (or, negated, false).
     pub fn when(expr: &Expr, negated: bool) -> Self {
         Self(if negated { facts_if_false(&expr.ast) } else { facts_if_true(&expr.ast) })

@@ -1,1 +1,86 @@
+//! A pipeline's YAML, with all it refers to, into a checked [`Pipeline`]: every mistake at once, in file order.
+//!
+//! What step kinds, tools, sources and sinks there are comes in as a [`Registry`]; files come in through [`Files`], so that a
+//! definition kept in the journal is read exactly as one on disk. Contacts nothing.
+//!
+//! Invariant: a `Pipeline` is only returned when no file had an error.
 
+mod context;
+mod each;
+mod environment;
+mod exprs;
+mod files;
+mod on;
+mod options;
+mod read;
+mod scope;
+mod steps;
+mod tools;
+#[cfg(test)]
+mod test_kinds;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::base::hash::Hash;
+use crate::diag::{Report, Source, parse_yaml};
+use crate::domain::definition::Pipeline;
+use crate::ports::Registry;
+
+pub use files::{DiskFiles, FileError, Files, StoredFiles, scan};
+
+/// What is known about the place where the pipeline will run, beside the registry.
+#[derive(Clone, Debug, Default)]
+pub struct Surroundings {
+    /// The configured sources (and those that profiles bind) by name, with their kind; `None`: no configuration was read,
+    /// so names of sources are not checked.
+    pub sources: Option<BTreeMap<String, String>>,
+}
+
+/// Reads and checks one pipeline.
+///
+/// `shown` is the pipeline's path as the user typed it; `file_name` its name in its folder, under which its text is kept;
+/// `files` reads what it refers to, by path relative to that folder. The report holds the mistakes of every file that was
+/// read; with an error in any of them there is no pipeline. Warnings do not refuse.
+pub fn parse(
+    shown: &str,
+    file_name: &str,
+    text: &str,
+    files: &dyn Files,
+    registry: &Registry,
+    surroundings: &Surroundings,
+) -> (Option<Pipeline>, Report) {
+    let source = Arc::new(Source::new(shown, text));
+    let (tree, diagnostics) = parse_yaml(&source);
+    let mut context = context::Context::new(diagnostics, files, registry, surroundings);
+    let pipeline = tree.and_then(|tree| read::pipeline(&tree, &mut context));
+    let (diagnostics, used, others) = context.finish();
+    let mut report = Report::default();
+    report.add(diagnostics);
+    report.merge(others);
+    if report.has_errors() {
+        return (None, report);
+    }
+    let pipeline = pipeline.map(|mut pipeline| {
+        pipeline.files = std::iter::once((file_name.to_owned(), text.to_owned())).chain(used).collect();
+        pipeline.hash = hash(&pipeline.files);
+        pipeline
+    });
+    (pipeline, report)
+}
+
+/// Reads a pipeline from its kept files, the pipeline's own first.
+pub fn parse_stored(files: &[(String, String)], registry: &Registry) -> (Option<Pipeline>, Report) {
+    let Some((name, text)) = files.first() else { return (None, Report::default()) };
+    parse(name, name, text, &StoredFiles(files), registry, &Surroundings::default())
+}
+
+/// The hash over every file's path and content, whatever their order.
+fn hash(files: &[(String, String)]) -> Hash {
+    let mut rows: Vec<(&str, Hash)> = files.iter().map(|(path, text)| (path.as_str(), Hash::of(text))).collect();
+    rows.sort();
+    let lines: Vec<String> = rows.into_iter().map(|(path, hash)| format!("{path}\n{hash}")).collect();
+    Hash::of_parts(lines.iter().map(String::as_bytes))
+}
