@@ -241,22 +241,32 @@ impl Loop {
             tracing::error!(%error, "the slots before the change could not all be written");
         }
         let now = self.env.now();
-        let mut entries = BTreeMap::new();
-        for scheduled in pipelines {
-            let name = scheduled.pipeline.name.clone();
-            match self.entry(scheduled, now).await {
-                Ok(entry) => {
-                    entries.insert(name, entry);
+        // Side by side, because each waits for the journal.
+        let loaded = join_all(pipelines.into_iter().map(|scheduled| self.load(scheduled, now))).await;
+        self.entries.clear();
+        for (name, loaded) in loaded {
+            match loaded {
+                Ok((entry, queued)) => {
+                    self.queued.extend(queued.into_iter().filter_map(|slot| Some((slot.run.clone()?, slot))));
+                    self.entries.insert(name, entry);
                 }
                 Err(error) => {
-                    tracing::error!(pipeline = name, %error, "the account of the schedule cannot be read; it is not scheduled")
+                    tracing::error!(pipeline = name, %error, "the account of the schedule cannot be read; it is not scheduled");
                 }
             }
         }
-        self.entries = entries;
     }
 
-    async fn entry(&mut self, scheduled: Scheduled, now: Timestamp) -> Result<Entry, journal::Error> {
+    async fn load(
+        &self,
+        scheduled: Scheduled,
+        now: Timestamp,
+    ) -> (String, Result<(Entry, Vec<SlotLine>), journal::Error>) {
+        (scheduled.pipeline.name.clone(), self.entry(scheduled, now).await)
+    }
+
+    /// A pipeline with its account, and its slots whose run still waits.
+    async fn entry(&self, scheduled: Scheduled, now: Timestamp) -> Result<(Entry, Vec<SlotLine>), journal::Error> {
         let name = scheduled.pipeline.name.clone();
         let paused = self.journal.reader().paused(&name)?;
         let fresh =
@@ -275,11 +285,9 @@ impl Loop {
                 Entry { taken, ..fresh }
             }
         };
-        let recent =
-            self.journal.reader().slots(Some(&name), RECENT)?.into_iter().filter(|slot| slot.fate == SlotFate::Queued);
-        self.queued.extend(recent.filter_map(|slot| Some((slot.run.clone()?, slot))));
         entry.look_ahead();
-        Ok(entry)
+        let recent = self.journal.reader().slots(Some(&name), RECENT)?;
+        Ok((entry, recent.into_iter().filter(|slot| slot.fate == SlotFate::Queued).collect()))
     }
 
     /// Slots after `after` that are not to be decided again: those with a run, and those decided before `now`. What was decided

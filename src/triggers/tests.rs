@@ -454,3 +454,60 @@ async fn deciding_again_what_is_written_changes_nothing() {
     assert_eq!(daemon.pass(60).await.len(), 1);
     assert_eq!(daemon.rows("p").len(), 3);
 }
+
+/// By hand: `cargo test --lib real_minute -- --ignored --nocapture`. A schedule every second and a thousand that share seconds, on
+/// the real clock with the real safety wake-up. Prints how late runs began; only the account is asserted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes a real minute"]
+async fn real_minute() {
+    let dir = tempfile::tempdir().unwrap();
+    let env = Env::system();
+    let journal = Journal::open(dir.path(), OpenOptions::new(env.clone(), "test")).unwrap();
+    let ids = env.clone();
+    let hooks = Hooks {
+        prepare: Arc::new(move |pipeline, _, now| {
+            Ok(RunStart { started_at: now, ..run_start(ids.ids.run_id(now).as_str(), &pipeline.name) })
+        }),
+        limit: Arc::new(|_, _| None),
+        alive: Arc::new(|| {}),
+    };
+    let (sender, mut orders) = mpsc::channel(10_000);
+    let bounds = Bounds { max_running: 10_000, ..Bounds::default() };
+    let (schedule, handle) = Loop::new(journal.clone(), env.clone(), hooks, bounds, sender);
+    let (scope, stop) = (Scope::new(tokio::runtime::Handle::current()), CancellationToken::new());
+    let ended = scope.spawn("schedule", schedule.run(stop.clone()));
+    let waking = handle.clone();
+    let housekeeping = super::housekeeping::Housekeeping::start(move || waking.wake(), Vec::new()).await.unwrap();
+    let each = |name: &str, cron: &str| scheduled(name, cron, "Europe/Berlin", Missed::Skip, Overlap::Queue);
+    let mut pipelines = vec![each("second", "* * * * * *")];
+    pipelines.extend((0..1_000).map(|n| each(&format!("p{n}"), "*/20 * * * * *")));
+    let begin = env.now();
+    handle.set_pipelines(pipelines).await;
+    let mut late = (Vec::new(), Vec::new());
+    let end = begin + SignedDuration::from_secs(61);
+    while let Ok(Some(Order::Start(start))) = tokio::time::timeout(Duration::from_secs(3), orders.recv()).await {
+        let by = env.now().duration_since(start.nominal_at).as_micros();
+        if start.nominal_at > end {
+            break;
+        }
+        if start.pipeline == "second" {
+            late.0.push(by)
+        } else {
+            late.1.push(by)
+        }
+        handle.run_ended(start.id.clone()).await;
+    }
+    housekeeping.stop().await.unwrap();
+    stop.cancel();
+    ended.await.unwrap();
+    for (name, mut late) in [("every second", late.0), ("a thousand at once", late.1)] {
+        late.sort_unstable();
+        let at = |share: usize| late[(late.len() - 1) * share / 100];
+        println!("{name}: {} runs, late by {} / {} / {} µs (median, 99th, most)", late.len(), at(50), at(99), at(100));
+    }
+    let rows = journal.reader().slots(None, 100_000).unwrap();
+    let not_run: Vec<_> = rows.iter().filter(|row| row.run.is_none()).collect();
+    assert_eq!(not_run, Vec::<&SlotLine>::new());
+    let seconds = rows.iter().filter(|row| row.pipeline == "second" && row.nominal_at <= end).count();
+    assert!((60..=62).contains(&seconds), "{seconds}");
+}

@@ -13,8 +13,8 @@ use crate::domain::definition::{Missed, Overlap};
 
 use super::{CronSchedule, Slot, Slots};
 
-/// A slot handled at most this long after it was due is on time: a wake-up that comes late changes nothing.
-pub const ON_TIME: SignedDuration = SignedDuration::from_secs(2);
+/// A slot handled at most this long after it was due is on time: a wake-up that comes late, or a disk that hesitates, changes nothing.
+pub const ON_TIME: SignedDuration = SignedDuration::from_secs(5);
 
 /// The newest due slot is on time even this long after: a restart across the slot is not a downtime.
 pub const GRACE: SignedDuration = SignedDuration::from_secs(60);
@@ -221,7 +221,7 @@ impl Situation<'_> {
     /// The newest `keep` slots that are due, oldest first, without walking through all of a long downtime: it looks back
     /// from `now` through windows that grow.
     fn last_due(&self, keep: usize) -> VecDeque<Slot> {
-        let mut window = Duration::from_secs(2);
+        let mut window = Duration::from_secs(5);
         loop {
             // Whatever is nominally before `now - jitter` is due, so a walk that begins there meets the same first slot that
             // is not due as a walk from the account would.
