@@ -54,6 +54,7 @@ impl Store {
         if let Some(hash) = &blob {
             self.blobs().write(hash, payload.as_bytes())?;
         }
+        self.alive(self.last_seq())?;
         let seq = self.next_seq();
         self.conn()
             .prepare_cached(

@@ -70,11 +70,13 @@ pub struct OpenOptions {
     pub take_over: bool,
     /// Applied to every payload before it is stored.
     pub redactor: Option<Redactor>,
+    /// For crash tests: nothing is written after the entry of this number, as if the process had died there.
+    pub die_after: Option<i64>,
 }
 
 impl OpenOptions {
     pub fn new(env: Env, build_id: impl Into<String>) -> Self {
-        Self { env, build_id: build_id.into(), take_over: false, redactor: None }
+        Self { env, build_id: build_id.into(), take_over: false, redactor: None, die_after: None }
     }
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.take_over = take_over;
@@ -170,12 +172,13 @@ impl Journal {
     ///
     /// Errors: `Held`, `Newer`, `OldSqlite`, `Restored`, `Corrupt`, `Full`, `Io`. Blocks for some milliseconds.
     pub fn open(dir: &Path, options: OpenOptions) -> Result<Self, Error> {
-        let OpenOptions { env, build_id, take_over, redactor } = options;
+        let OpenOptions { env, build_id, take_over, redactor, die_after } = options;
         let lock = lock::Lock::take(dir, &format!("nightcrew {build_id}, since {:.0}", env.now()))?;
         let path = dir.join(DATABASE);
         let caps = Arc::new(Mutex::new(DaemonCaps::default()));
         let store =
             Store::open(dir, &env, &build_id, take_over, caps.clone(), lock).map_err(|error| error.at(&path))?;
+        let store = store.die_after(die_after);
         let epoch = store.epoch();
         let seen = Watches {
             entries: watch::Sender::new(store.last_seq()),

@@ -39,6 +39,7 @@ pub(super) struct Store {
     /// Of the transaction.
     now: Timestamp,
     news: News,
+    die_after: Option<i64>,
     /// Kept for the time of the connection, and released after it.
     _lock: Lock,
 }
@@ -85,6 +86,7 @@ impl Store {
             caps,
             now: env.now(),
             news: News::default(),
+            die_after: None,
             _lock: lock,
         };
         store.take_office(dir, build_id, take_over)?;
@@ -108,6 +110,16 @@ impl Store {
         self.conn.execute_batch("COMMIT")?;
         self.last()?;
         Ok(())
+    }
+
+    pub(super) fn die_after(mut self, seq: Option<i64>) -> Self {
+        self.die_after = seq;
+        self
+    }
+
+    /// Refuses what comes after the entry at which a crash test lets this holder die.
+    pub(super) fn alive(&self, last: i64) -> Result<(), Error> {
+        if self.die_after.is_some_and(|seq| last >= seq) { Err(Error::Closed) } else { Ok(()) }
     }
 
     pub(super) fn epoch(&self) -> i64 {
@@ -223,8 +235,8 @@ impl Store {
         if current != self.epoch {
             return Err(Error::Stale { mine: self.epoch, current });
         }
-        self.last()?;
-        Ok(())
+        let last = self.last()?;
+        self.alive(last)
     }
 
     fn commit(&mut self) -> Result<(), Error> {

@@ -16,8 +16,11 @@ pub struct SinkKind {
     pub name: &'static str,
     pub summary: &'static str,
     /// `None`: part of the dialect, not built yet.
-    pub make: Option<fn(&SinkSetup) -> Arc<dyn Sink>>,
+    pub make: Option<MakeSink>,
 }
+
+/// Makes a sink; contacts nothing.
+pub type MakeSink = fn(&SinkSetup) -> Arc<dyn Sink>;
 
 /// What a sink gets from the daemon.
 #[derive(Clone, Debug)]

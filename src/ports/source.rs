@@ -22,8 +22,11 @@ pub struct SourceKind {
     /// The word a pipeline's tool uses for it (`sql`, `http`), or empty when it is fetched by its own name.
     pub query: &'static str,
     /// `None`: known to the configuration, not built yet.
-    pub make: Option<fn(&SourceSetup) -> Result<Arc<dyn Source>, SourceError>>,
+    pub make: Option<MakeSource>,
 }
+
+/// Makes a source; contacts nothing.
+pub type MakeSource = fn(&SourceSetup) -> Result<Arc<dyn Source>, SourceError>;
 
 /// What the configuration or a profile says about one source.
 #[derive(Clone, Debug)]

@@ -1,0 +1,247 @@
+//! What a run is bound to: its pipeline, models, sources, sinks, prices, as it began with them.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::base::env::Env;
+use crate::base::hash::Hash;
+use crate::base::money::UsdMicros;
+use crate::config::settings::{ModelSettings, Prices, Profile, Settings, SourceSettings};
+use crate::domain::definition::{Pipeline, ToolQuery};
+use crate::domain::model::Role;
+use crate::domain::money::RoleSpend;
+use crate::domain::run::{Failure, RunStart};
+use crate::journal::{Reader, StoredDefinition};
+use crate::models::tape::{Recorder, TapeWriter};
+use crate::ports::Registry;
+use crate::ports::durable::Stop;
+use crate::ports::model::{Model, ModelSetup};
+use crate::ports::sink::{Sink, SinkSetup};
+use crate::ports::source::{Source, SourceSetup};
+
+use super::calls::Gates;
+use super::executor::default_max_rows;
+
+/// Makes what a run is bound to, from the definition it began with.
+pub trait Bind: Send + Sync {
+    /// Called when a run is launched, also after a restart. Reads files, contacts nothing.
+    fn bind(&self, start: &RunStart) -> Result<Arc<Bound>, Failure>;
+}
+
+/// Everything a run may reach. Names in the pipeline resolve here and nowhere else.
+pub struct Bound {
+    pub pipeline: Arc<Pipeline>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) profile: Profile,
+    pub(super) prices: Prices,
+    pub(super) gates: Arc<Gates>,
+    pub(super) out: PathBuf,
+    models: BTreeMap<Role, Result<Arc<dyn Model>, Stop>>,
+    sources: HashMap<String, Result<Arc<dyn Source>, Stop>>,
+    registry: Registry,
+}
+
+/// A source with the question that a tool asks of it.
+pub(super) type Question<'a> = (Arc<dyn Source>, Option<&'a ToolQuery>, u32, Vec<String>);
+
+impl Bound {
+    /// The role's own model and its fallbacks, in order.
+    pub(super) fn chain(&self, role: Role) -> Result<Vec<(Role, &ModelSettings)>, Stop> {
+        let own = self.settings.models.get(&role).ok_or_else(|| no_model(role))?;
+        let mut chain = vec![(role, own)];
+        for fallback in &own.fallback {
+            if let Some(settings) = self.settings.models.get(fallback) {
+                chain.push((*fallback, settings));
+            }
+        }
+        Ok(chain)
+    }
+
+    pub(super) fn model(&self, role: Role) -> Result<Arc<dyn Model>, Stop> {
+        self.models.get(&role).cloned().unwrap_or_else(|| Err(no_model(role)))
+    }
+
+    /// The source behind a name in `fetch.from` or in an agent's tools.
+    pub(super) fn source<'a>(&'a self, name: &str) -> Result<Question<'a>, Stop> {
+        let (source, query, max_rows, mut hide) = match self.pipeline.tool(name) {
+            Some(tool) => {
+                let max_rows = tool.max_rows.unwrap_or_else(default_max_rows);
+                (tool.source.as_str(), Some(&tool.query), max_rows, tool.hide.clone())
+            }
+            None => (name, None, default_max_rows(), Vec::new()),
+        };
+        hide.extend(self.settings.hide.iter().cloned());
+        match self.sources.get(source) {
+            Some(Ok(source)) => Ok((source.clone(), query, max_rows, hide)),
+            Some(Err(stop)) => Err(stop.clone()),
+            None => Err(Stop::Blocked(
+                Failure::new("E-SOURCE", format!("the source `{source}` is not configured")).help(format!(
+                    "add `{source}:` under `sources:` in the configuration, or bind it in the profile `{}`",
+                    self.profile.name
+                )),
+            )),
+        }
+    }
+
+    /// The sink that the profile binds to a name in the YAML.
+    pub(super) fn sink(&self, name: &str) -> Result<Arc<dyn Sink>, Stop> {
+        let bound = self.profile.sinks.get(name).map_or(name, String::as_str);
+        let make = self.registry.sink(bound).and_then(|kind| kind.make);
+        make.map(|make| make(&SinkSetup { out: self.out.clone() })).ok_or_else(|| {
+            Stop::Blocked(Failure::new("E-SINK", format!("reports cannot go to `{bound}` in this version")).help(
+                format!("bind `{name}` to `files` in the profile `{}`: sinks: {{{name}: files}}", self.profile.name),
+            ))
+        })
+    }
+
+    /// What the interns' calls would have cost at the boss's prices, less what they cost, in dollars.
+    pub fn interns_saved(&self, interns: &RoleSpend) -> f64 {
+        let Some(boss) = self.settings.models.get(&Role::Boss) else { return 0.0 };
+        if interns.calls == 0 {
+            return 0.0;
+        }
+        // Bands go by the length of one prompt, so the average call decides.
+        let Some(band) = self.prices.band(&boss.model, interns.usage.total_input() / interns.calls) else { return 0.0 };
+        let usage = interns.usage;
+        let at_boss = usage.input as f64 * band.input
+            + usage.cache_write_5m as f64 * band.cache_write_5m
+            + usage.cache_write_1h as f64 * band.cache_write_1h
+            + usage.cache_read as f64 * band.cache_read
+            + usage.output as f64 * band.output;
+        (UsdMicros::from_usd(at_boss / 1e6) - interns.usd).as_usd()
+    }
+}
+
+fn no_model(role: Role) -> Stop {
+    Stop::Blocked(
+        Failure::new("E-MODEL", format!("no model is configured for the {role}"))
+            .help(format!("add `{role}:` under `models:` in the configuration")),
+    )
+}
+
+/// Parses a stored definition again: the pipeline and the settings of its run.
+pub type LoadStored = Box<dyn Fn(&StoredDefinition) -> Result<(Pipeline, Settings), Failure> + Send + Sync>;
+
+/// Pipelines parsed from stored definitions, by their hash.
+type Definitions = HashMap<Hash, (Arc<Pipeline>, Arc<Settings>)>;
+
+/// The binding of the real daemon: everything from the stored definition, its settings and the run's profile.
+pub struct StandardBind {
+    pub registry: Registry,
+    pub reader: Reader,
+    pub env: Env,
+    /// For local sinks.
+    pub out: PathBuf,
+    pub load: LoadStored,
+    /// `--record`: every model call is appended to this tape.
+    pub record: Option<Arc<TapeWriter>>,
+    cache: Mutex<Definitions>,
+    models: Mutex<HashMap<String, Arc<dyn Model>>>,
+    gates: Arc<Gates>,
+}
+
+impl StandardBind {
+    pub fn new(registry: Registry, reader: Reader, env: Env, out: PathBuf, load: LoadStored) -> Self {
+        Self {
+            registry,
+            reader,
+            env,
+            out,
+            load,
+            record: None,
+            cache: Mutex::default(),
+            models: Mutex::default(),
+            gates: Arc::default(),
+        }
+    }
+
+    fn definition(&self, hash: &Hash) -> Result<(Arc<Pipeline>, Arc<Settings>), Failure> {
+        if let Some(found) = self.cache.lock().unwrap_or_else(PoisonError::into_inner).get(hash) {
+            return Ok(found.clone());
+        }
+        let stored = self.reader.definition(hash).map_err(|e| Failure::new("E-JOURNAL", e.to_string()))?;
+        let stored = stored
+            .ok_or_else(|| Failure::new("E-JOURNAL", format!("the definition {} is not stored", hash.short())))?;
+        let (pipeline, settings) = (self.load)(&stored)?;
+        let loaded = (Arc::new(pipeline), Arc::new(settings));
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash, loaded.clone());
+        Ok(loaded)
+    }
+
+    fn model(&self, settings: &ModelSettings, profile: &Profile) -> Result<Arc<dyn Model>, Stop> {
+        let provider = if profile.tape.is_some() { "tape" } else { &settings.provider };
+        // One client for all runs with the same settings, so that connections are used again.
+        let key = format!(
+            "{provider} {:?} {:?} {:?} {:?} {:?}",
+            settings.base_url, settings.api_key, profile.tape, settings.idle_timeout, settings.total_timeout
+        );
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = models.get(&key) {
+            return Ok(model.clone());
+        }
+        let kind = self.registry.model(provider);
+        let kind =
+            kind.ok_or_else(|| Stop::Blocked(Failure::new("E-MODEL", format!("there is no provider `{provider}`"))))?;
+        let setup = ModelSetup {
+            base_url: settings.base_url.clone(),
+            api_key: settings.api_key.clone(),
+            tape: profile.tape.clone(),
+            idle_timeout: settings.idle_timeout,
+            total_timeout: settings.total_timeout,
+            env: self.env.clone(),
+        };
+        let made = (kind.make)(&setup).map_err(|e| Stop::Blocked(Failure::new("E-MODEL", e.to_string())))?;
+        let made = match &self.record {
+            Some(tape) => Arc::new(Recorder::new(made, tape.clone())),
+            None => made,
+        };
+        models.insert(key, made.clone());
+        Ok(made)
+    }
+
+    fn source(&self, name: &str, settings: &SourceSettings) -> Result<Arc<dyn Source>, Stop> {
+        let blocked = |message: String, help: &str| Stop::Blocked(Failure::new("E-SOURCE", message).help(help));
+        let make = self.registry.source(&settings.kind).and_then(|kind| kind.make).ok_or_else(|| {
+            blocked(
+                format!("the source `{name}` is of the kind `{}`, which this version cannot read", settings.kind),
+                "bind it to another kind in the profile",
+            )
+        })?;
+        let setup = SourceSetup {
+            name: name.to_owned(),
+            target: settings.target.clone(),
+            secret: settings.secret.clone(),
+            bearer: settings.bearer.clone(),
+            timeout: settings.timeout,
+            base: settings.base.clone(),
+        };
+        make(&setup).map_err(|e| blocked(e.to_string(), "see `nightcrew doctor`"))
+    }
+}
+
+impl Bind for StandardBind {
+    fn bind(&self, start: &RunStart) -> Result<Arc<Bound>, Failure> {
+        let (pipeline, settings) = self.definition(&start.definition)?;
+        let profile = settings.profiles.get(&start.profile).cloned().ok_or_else(|| {
+            let known: Vec<_> = settings.profiles.keys().map(String::as_str).collect();
+            Failure::new("E-PROFILE", format!("there is no profile `{}`", start.profile))
+                .help(format!("one of: {}", known.join(", ")))
+        })?;
+        let models = settings.models.iter().map(|(role, model)| (*role, self.model(model, &profile))).collect();
+        // A profile's sources replace the configured ones by name.
+        let named = settings.sources.iter().chain(&profile.sources);
+        let sources = named.map(|(name, source)| (name.clone(), self.source(name, source))).collect();
+        Ok(Arc::new(Bound {
+            pipeline,
+            prices: settings.prices.clone(),
+            settings,
+            profile,
+            gates: self.gates.clone(),
+            out: self.out.clone(),
+            models,
+            sources,
+            registry: self.registry,
+        }))
+    }
+}
