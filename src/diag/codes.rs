@@ -93,11 +93,18 @@ mod tests {
     #[test]
     fn codes_are_unique_and_explained() {
         let mut ids: Vec<&str> = ALL.iter().map(|code| code.id).collect();
-        assert!(ids.is_sorted_by(|a, b| (a.as_bytes()[0] == b'C', a) < (b.as_bytes()[0] == b'C', b)), "in order, none twice");
+        assert!(
+            ids.is_sorted_by(|a, b| (a.as_bytes()[0] == b'C', a) < (b.as_bytes()[0] == b'C', b)),
+            "in order, none twice"
+        );
         ids.dedup();
         assert_eq!(ids.len(), ALL.len());
         for code in ALL {
-            assert!(code.explanation.ends_with('.') && code.remedy.ends_with('.') && !code.title.is_empty(), "{}", code.id);
+            assert!(
+                code.explanation.ends_with('.') && code.remedy.ends_with('.') && !code.title.is_empty(),
+                "{}",
+                code.id
+            );
         }
     }
 

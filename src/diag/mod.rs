@@ -20,6 +20,6 @@ pub use codes::Code;
 pub use node::{Entry, Node, NodeKind, ScalarStyle};
 pub use parse::{MAX_BYTES, MAX_DEPTH, MAX_NODES, parse_yaml};
 pub use read::{MapReader, parse_duration, parse_money, parse_ratio};
-pub use render::{Color, Diagnostic, DiagnosticJson, Diagnostics, Label, Report, Severity};
+pub use render::{Color, Diagnostic, DiagnosticJson, Diagnostics, Label, MAX_MISTAKES, Report, Severity};
 pub use span::{Source, Span};
 pub use suggest::{closest, did_you_mean};

@@ -17,7 +17,10 @@ pub enum NodeKind {
     /// Nothing written, `~` or `null`.
     Null,
     /// Any single value, as text.
-    Scalar { text: String, style: ScalarStyle },
+    Scalar {
+        text: String,
+        style: ScalarStyle,
+    },
     /// Keys are unique; order as written.
     Map(Vec<Entry>),
     Seq(Vec<Node>),
@@ -119,22 +122,6 @@ impl Node {
                 (inner == text).then_some(self.span.start + 1)
             }
             ScalarStyle::Block => None,
-        }
-    }
-
-    /// Calls `visit` for every scalar below, with the key it stands under.
-    pub fn each_scalar<'n>(&'n self, visit: &mut dyn FnMut(Option<&'n str>, &'n Node)) {
-        self.walk(None, visit);
-    }
-
-    fn walk<'n>(&'n self, key: Option<&'n str>, visit: &mut dyn FnMut(Option<&'n str>, &'n Node)) {
-        match &self.kind {
-            NodeKind::Scalar { .. } => visit(key, self),
-            NodeKind::Map(entries) => {
-                entries.iter().for_each(|entry| entry.value.walk(Some(entry.key.as_str()), visit));
-            }
-            NodeKind::Seq(items) => items.iter().for_each(|item| item.walk(key, visit)),
-            NodeKind::Null | NodeKind::Broken => {}
         }
     }
 }

@@ -48,23 +48,31 @@ pub fn parse_yaml(source: &Arc<Source>) -> (Option<Node>, Diagnostics) {
 
 fn refuse_secret(span: Span, label: &str, diagnostics: &mut Diagnostics) {
     diagnostics.mask(span);
-    diagnostics.push(
-        Diagnostic::error(&codes::SECRET, "a secret in clear", span, label).help(
-            "name it under `secrets:` in the configuration and refer to it as `secret:NAME`; then replace the leaked one",
-        ),
-    );
+    diagnostics.push(Diagnostic::error(&codes::SECRET, "a secret in clear", span, label).help(
+        "name it under `secrets:` in the configuration and refer to it as `secret:NAME`; then replace the leaked one",
+    ));
 }
 
 fn refuse_named_secrets(tree: &Node, diagnostics: &mut Diagnostics) {
     let mut found = Vec::new();
-    tree.each_scalar(&mut |key, node| {
-        let telling = key.is_some_and(secrets::named_like_a_secret);
-        if telling && node.text().is_some_and(secrets::looks_random) {
-            found.push(node.span);
-        }
-    });
+    named_secrets(tree, false, &mut found);
     for span in found {
         refuse_secret(span, "this looks like a credential", diagnostics);
+    }
+}
+
+/// Random values below a key that is named like a secret, except where a secret is kept.
+fn named_secrets(node: &Node, telling: bool, found: &mut Vec<Span>) {
+    match &node.kind {
+        NodeKind::Scalar { text, .. } if telling && secrets::looks_random(text) => found.push(node.span),
+        NodeKind::Map(entries) => {
+            for entry in entries {
+                let place = matches!(entry.key.as_str(), "env" | "file" | "credential");
+                named_secrets(&entry.value, (telling || secrets::named_like_a_secret(&entry.key)) && !place, found);
+            }
+        }
+        NodeKind::Seq(items) => items.iter().for_each(|item| named_secrets(item, telling, found)),
+        _ => {}
     }
 }
 
@@ -100,7 +108,10 @@ fn read_with_recovery(source: &Arc<Source>, diagnostics: &mut Diagnostics) -> Op
                 last_error_at = Some(at);
                 let blank = region.filter(|r| r.len() >= 2).unwrap_or_else(|| block_of(&text, at));
                 // Spaces keep every offset; the quotes make the blank a value of its own.
-                let filler: String = text[blank.start..blank.end].chars().map(|c| if c == '\n' { "\n".to_owned() } else { " ".repeat(c.len_utf8()) }).collect();
+                let filler: String = text[blank.start..blank.end]
+                    .chars()
+                    .map(|c| if c == '\n' { "\n".to_owned() } else { " ".repeat(c.len_utf8()) })
+                    .collect();
                 text.replace_range(blank.start..blank.end, &filler);
                 let first_line = filler.find('\n').unwrap_or(filler.len());
                 if region.is_some_and(|r| r.len() >= 2) && first_line >= 2 {
@@ -121,7 +132,10 @@ fn offending(text: &str, at: usize, in_flow: bool) -> Option<Span> {
     let mut value_start = None;
     for (colon, _) in line.match_indices(':') {
         let offset = line_start + colon;
-        let is_key = line[..colon].chars().next_back().is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\''));
+        let is_key = line[..colon]
+            .chars()
+            .next_back()
+            .is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '-' | '"' | '\''));
         let followed = line[colon + 1..].starts_with([' ', '\t']);
         let value = line_start + colon + 1 + (line[colon + 1..].len() - line[colon + 1..].trim_start().len());
         if is_key && followed && offset < at && value <= at {
@@ -192,26 +206,44 @@ fn explain(source: &Source, error: &ScanError, at: usize, region: Option<Span>, 
     let line = source.slice(source.line_span(at));
     let indentation = &line[..line.len() - line.trim_start().len()];
     let here = region.unwrap_or_else(|| one_character(source, at));
-    if indentation.contains('\t') || matches!(error.kind(), ErrorKind::TabInBlockIndentation | ErrorKind::TabInPlainScalar) {
+    if indentation.contains('\t')
+        || matches!(error.kind(), ErrorKind::TabInBlockIndentation | ErrorKind::TabInPlainScalar)
+    {
         return tab(source, at);
     }
     if let Some(comment) = value.find(": #").filter(|_| value.starts_with(['{', '['])) {
-        let word: String = value[comment + 2..].chars().take_while(|c| !c.is_whitespace() && !matches!(c, ',' | '}' | ']')).collect();
+        let word: String =
+            value[comment + 2..].chars().take_while(|c| !c.is_whitespace() && !matches!(c, ',' | '}' | ']')).collect();
         let name = word.trim_start_matches('#');
         if !name.is_empty() {
             let start = here.start + comment + 2;
             let place = Span::new(start, start + word.len());
-            return Diagnostic::error(&codes::COMMENT_VALUE, "a comment where a value is meant", place, "`#` begins a comment, the closing bracket included")
-                .help(format!("write `{name}`, or quote it: `\"#{name}\"`"));
+            return Diagnostic::error(
+                &codes::COMMENT_VALUE,
+                "a comment where a value is meant",
+                place,
+                "`#` begins a comment, the closing bracket included",
+            )
+            .help(format!("write `{name}`, or quote it: `\"#{name}\"`"));
         }
     }
     if key == "cron" && value.contains('*') {
-        return Diagnostic::error(&codes::CRON_QUOTES, "a cron expression without quotes", here, "`*` begins a YAML alias")
-            .help(format!("quote it: `cron: \"{value}\"`"));
+        return Diagnostic::error(
+            &codes::CRON_QUOTES,
+            "a cron expression without quotes",
+            here,
+            "`*` begins a YAML alias",
+        )
+        .help(format!("quote it: `cron: \"{value}\"`"));
     }
     if value.contains(" ? ") && value.contains(':') {
-        return Diagnostic::error(&codes::QUOTE_EXPRESSION, "a `? :` expression without quotes", here, "`:` begins a YAML value here")
-            .help(format!("quote the whole expression: `{key}: {}`", quoted(value)));
+        return Diagnostic::error(
+            &codes::QUOTE_EXPRESSION,
+            "a `? :` expression without quotes",
+            here,
+            "`:` begins a YAML value here",
+        )
+        .help(format!("quote the whole expression: `{key}: {}`", quoted(value)));
     }
     let title = match error.kind() {
         ErrorKind::MappingValueNotAllowed if !in_flow => "a second `:` in one value",
@@ -219,8 +251,12 @@ fn explain(source: &Source, error: &ScanError, at: usize, region: Option<Span>, 
         ErrorKind::UnknownQuotedScalarEscape => "an unknown escape in a quoted value",
         _ if value.starts_with('{') && !value.contains('}') => "a `{` without its `}`",
         _ if value.starts_with('[') && !value.contains(']') => "a `[` without its `]`",
-        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::UnexpectedEofFlowMapping => "a `{` without its `}`, or a value that needs quotes",
-        ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::UnexpectedEofFlowSequence => "a `[` without its `]`, or a value that needs quotes",
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::UnexpectedEofFlowMapping => {
+            "a `{` without its `}`, or a value that needs quotes"
+        }
+        ErrorKind::ExpectedFlowSequenceSeparator | ErrorKind::UnexpectedEofFlowSequence => {
+            "a `[` without its `]`, or a value that needs quotes"
+        }
         ErrorKind::InvalidQuotedScalarIndent => "a quote that is not closed",
         _ => "this is not YAML",
     };
@@ -347,8 +383,9 @@ impl<'a> Builder<'a> {
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.count(span)?;
                 self.diagnostics.push(
-                    Diagnostic::error(&codes::ALIAS, "an alias", span, "`*` refers to an anchor")
-                        .help("anchors and aliases are refused: repeat the value, or quote it if `*` is meant literally"),
+                    Diagnostic::error(&codes::ALIAS, "an alias", span, "`*` refers to an anchor").help(
+                        "anchors and aliases are refused: repeat the value, or quote it if `*` is meant literally",
+                    ),
                 );
                 self.add(Node::broken(span));
             }
@@ -449,8 +486,13 @@ impl<'a> Builder<'a> {
         let at = span.end + (line.len() - after_colon.len());
         let name = word.trim_start_matches('#').to_owned();
         self.diagnostics.push(
-            Diagnostic::error(&codes::COMMENT_VALUE, "a comment where a value is meant", Span::new(at, at + word.len()), "`#` begins a comment, so nothing is set here")
-                .help(format!("write `{name}`, or quote it: `\"#{name}\"`")),
+            Diagnostic::error(
+                &codes::COMMENT_VALUE,
+                "a comment where a value is meant",
+                Span::new(at, at + word.len()),
+                "`#` begins a comment, so nothing is set here",
+            )
+            .help(format!("write `{name}`, or quote it: `\"#{name}\"`")),
         );
         true
     }
@@ -502,9 +544,14 @@ impl<'a> Builder<'a> {
         };
         if let Some(first) = seen.get(&text) {
             diagnostics.push(
-                Diagnostic::error(&codes::DUPLICATE_KEY, format!("duplicate key `{text}`"), node.span, "set again here")
-                    .also(*first, "first set here")
-                    .help("keep one of the two"),
+                Diagnostic::error(
+                    &codes::DUPLICATE_KEY,
+                    format!("duplicate key `{text}`"),
+                    node.span,
+                    "set again here",
+                )
+                .also(*first, "first set here")
+                .help("keep one of the two"),
             );
             return (text, node.span, true);
         }
@@ -559,10 +606,19 @@ impl<'a> Builder<'a> {
 
     fn comma(&mut self, key: &str, span: Span) {
         let written = self.original.get(span.start..span.end).unwrap_or("");
-        let help = if key.is_empty() { format!("quote it: `{}`", quoted(written)) } else { format!("quote it: `{key}: {}`", quoted(written)) };
+        let help = if key.is_empty() {
+            format!("quote it: `{}`", quoted(written))
+        } else {
+            format!("quote it: `{key}: {}`", quoted(written))
+        };
         self.diagnostics.push(
-            Diagnostic::error(&codes::QUOTE_EXPRESSION, "a comma inside brackets without quotes", span, "the comma ends the value here")
-                .help(help),
+            Diagnostic::error(
+                &codes::QUOTE_EXPRESSION,
+                "a comma inside brackets without quotes",
+                span,
+                "the comma ends the value here",
+            )
+            .help(help),
         );
     }
 }
@@ -601,12 +657,20 @@ mod tests {
     fn each_trap_has_its_hint() {
         for (text, title, hint) in [
             ("channel: #ops\n", "a comment where a value is meant", "write `ops`, or quote it: `\"#ops\"`"),
-            ("o: {channel: #ops}\nb: {c: 1}\n", "a comment where a value is meant", "write `ops`, or quote it: `\"#ops\"`"),
+            (
+                "o: {channel: #ops}\nb: {c: 1}\n",
+                "a comment where a value is meant",
+                "write `ops`, or quote it: `\"#ops\"`",
+            ),
             ("o: {a: 1\nb: 2\n", "a `{` without its `}`", "close the bracket"),
             ("when: !draft.ran\n", "a YAML tag", "write `unless: draft.ran`"),
             ("when: a ? b : c\n", "a `? :` expression without quotes", "`when: \"a ? b : c\"`"),
             ("f: {keep: a ? b : c, d: 1}\n", "a `? :` expression without quotes", "`keep: \"a ? b : c\"`"),
-            ("f: {in: g(a, b.c != \"low\"), d: 1}\n", "a comma inside brackets without quotes", "`in: 'g(a, b.c != \"low\")'`"),
+            (
+                "f: {in: g(a, b.c != \"low\"), d: 1}\n",
+                "a comma inside brackets without quotes",
+                "`in: 'g(a, b.c != \"low\")'`",
+            ),
             ("f: [take(a, 3), b]\n", "a comma inside brackets without quotes", "`\"take(a, 3)\"`"),
             ("s: {cron: */15 * * * *, z: 1}\n", "a cron expression without quotes", "`cron: \"*/15 * * * *\"`"),
             ("cron: * * * * *\n", "a cron expression without quotes", "`cron: \"* * * * *\"`"),
@@ -657,7 +721,34 @@ mod tests {
 
     #[test]
     fn odd_input_never_panics() {
-        for text in ["", "\u{feff}", "\r\n", ":", "-", "?", "- -", "{", "}", "[", "é: é: é", "a: \"", "a: 'é", "%", "---", "...", "a: |", "\u{0}", "a: {b", "? [", "&", "*", "!", "!!", "#é", "a:\n - b\n  - c\n"] {
+        for text in [
+            "",
+            "\u{feff}",
+            "\r\n",
+            ":",
+            "-",
+            "?",
+            "- -",
+            "{",
+            "}",
+            "[",
+            "é: é: é",
+            "a: \"",
+            "a: 'é",
+            "%",
+            "---",
+            "...",
+            "a: |",
+            "\u{0}",
+            "a: {b",
+            "? [",
+            "&",
+            "*",
+            "!",
+            "!!",
+            "#é",
+            "a:\n - b\n  - c\n",
+        ] {
             let _ = read(text);
         }
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Diagnostic, Diagnostics, Entry, Node, NodeKind, ScalarStyle, Span, codes, did_you_mean};
+use super::{Diagnostic, Diagnostics, Entry, Node, NodeKind, ScalarStyle, Span, closest, codes, did_you_mean};
 
 /// The keys of one map, taken one by one; what is left over at the end is unknown.
 #[derive(Debug)]
@@ -16,6 +16,7 @@ pub struct MapReader<'n> {
     taken: Vec<bool>,
     known: Vec<String>,
     renamed: Vec<(&'static str, &'static str)>,
+    missing: Vec<String>,
 }
 
 impl<'n> MapReader<'n> {
@@ -39,24 +40,26 @@ impl<'n> MapReader<'n> {
         let entry = self.take_entry(key)?;
         if entry.value.is_null() {
             diagnostics.push(
-                Diagnostic::error(&codes::NULL_VALUE, format!("`{key}` has no value"), entry.key_span, "nothing stands behind it")
-                    .help("write a value, or remove the key"),
+                Diagnostic::error(
+                    &codes::NULL_VALUE,
+                    format!("`{key}` has no value"),
+                    entry.key_span,
+                    "nothing stands behind it",
+                )
+                .help("write a value, or remove the key"),
             );
             return None;
         }
         Some(&entry.value)
     }
 
-    /// The value under `key`; its absence is reported at `place` (or at the map's first line).
+    /// The value under `key`; its absence is reported by [`MapReader::finish`], unless a misspelt key explains it.
     pub fn require(&mut self, key: &str, diagnostics: &mut Diagnostics) -> Option<&'n Node> {
         if self.entries.iter().any(|entry| entry.key == key) {
             return self.optional(key, diagnostics);
         }
         self.take_entry(key);
-        diagnostics.push(
-            Diagnostic::error(&codes::MISSING_KEY, format!("{} needs `{key}`", self.what), self.place(), format!("`{key}` is missing"))
-                .help(format!("add `{key}:`")),
-        );
+        self.missing.push(key.to_owned());
         None
     }
 
@@ -97,13 +100,28 @@ impl<'n> MapReader<'n> {
         self.renamed.push((old, new));
     }
 
-    /// Reports what was never taken.
+    /// Reports what is missing and what was never taken.
     pub fn finish(self, diagnostics: &mut Diagnostics) {
+        let left = self.unknown();
+        for key in &self.missing {
+            let means = |entry: &&Entry| {
+                closest(&entry.key, self.known.iter().map(String::as_str)) == Some(key)
+                    || self.renamed.iter().any(|(old, new)| *old == entry.key && new.split(':').next() == Some(key))
+            };
+            if !left.iter().any(means) {
+                let title = format!("{} needs `{key}`", self.what);
+                diagnostics.push(
+                    Diagnostic::error(&codes::MISSING_KEY, title, self.place(), format!("`{key}` is missing"))
+                        .help(format!("add `{key}:`")),
+                );
+            }
+        }
         for (entry, taken) in self.entries.iter().zip(&self.taken) {
             if *taken {
                 continue;
             }
-            let renamed = self.renamed.iter().find(|(old, _)| *old == entry.key).map(|(_, new)| format!("write `{new}`"));
+            let renamed =
+                self.renamed.iter().find(|(old, _)| *old == entry.key).map(|(_, new)| format!("write `{new}`"));
             let cut = entry.value.is_null() && entry.key.contains(' ');
             let help = if cut {
                 Some("inside `{…}` a comma ends the value: quote the value before it".to_owned())
@@ -111,8 +129,13 @@ impl<'n> MapReader<'n> {
                 renamed.or_else(|| did_you_mean(&entry.key, self.known.iter().map(String::as_str)))
             };
             diagnostics.push(
-                Diagnostic::error(&codes::UNKNOWN_KEY, format!("unknown key `{}`", entry.key), entry.key_span, format!("{} has no such key", self.what))
-                    .maybe_help(help),
+                Diagnostic::error(
+                    &codes::UNKNOWN_KEY,
+                    format!("unknown key `{}`", entry.key),
+                    entry.key_span,
+                    format!("{} has no such key", self.what),
+                )
+                .maybe_help(help),
             );
         }
     }
@@ -129,9 +152,15 @@ impl Node {
                 taken: vec![false; entries.len()],
                 known: Vec::new(),
                 renamed: Vec::new(),
+                missing: Vec::new(),
             }),
             _ => {
-                self.wrong_shape(what, "a map", Some("write `key: value` lines below it, or `{key: value}`"), diagnostics);
+                self.wrong_shape(
+                    what,
+                    "a map",
+                    Some("write `key: value` lines below it, or `{key: value}`"),
+                    diagnostics,
+                );
                 None
             }
         }
@@ -184,8 +213,13 @@ impl Node {
         if found.is_none() {
             let listed = words.join(" | ");
             diagnostics.push(
-                Diagnostic::error(&codes::BAD_VALUE, format!("{what} cannot be `{text}`"), self.span, format!("expected {listed}"))
-                    .maybe_help(did_you_mean(text, words.iter().copied())),
+                Diagnostic::error(
+                    &codes::BAD_VALUE,
+                    format!("{what} cannot be `{text}`"),
+                    self.span,
+                    format!("expected {listed}"),
+                )
+                .maybe_help(closest(text, words.iter().copied()).map(|near| format!("did you mean `{near}`?"))),
             );
         }
         found
@@ -209,10 +243,17 @@ impl Node {
     }
 
     /// A whole number within `range`.
-    pub fn integer(&self, what: &str, range: std::ops::RangeInclusive<i64>, diagnostics: &mut Diagnostics) -> Option<i64> {
+    pub fn integer(
+        &self,
+        what: &str,
+        range: std::ops::RangeInclusive<i64>,
+        diagnostics: &mut Diagnostics,
+    ) -> Option<i64> {
         let text = self.number_text(what, "a whole number", diagnostics)?;
         let digits = text.strip_prefix('-').unwrap_or(text);
-        let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+        let plain = !digits.is_empty()
+            && digits.bytes().all(|b| b.is_ascii_digit())
+            && (digits == "0" || !digits.starts_with('0'));
         match text.parse::<i64>() {
             Ok(number) if plain && range.contains(&number) => Some(number),
             Ok(number) if plain => {
@@ -222,11 +263,23 @@ impl Node {
                     (i64::MIN, most) => format!("at most {most}"),
                     (least, most) => format!("{least} to {most}"),
                 };
-                self.bad(what, &format!("a whole number, {limits}"), &format!("{number} is out of range"), None, diagnostics);
+                self.bad(
+                    what,
+                    &format!("a whole number, {limits}"),
+                    &format!("{number} is out of range"),
+                    None,
+                    diagnostics,
+                );
                 None
             }
             Ok(number) => {
-                self.bad(what, "a whole number", "written in another way", Some(format!("write `{number}`")), diagnostics);
+                self.bad(
+                    what,
+                    "a whole number",
+                    "written in another way",
+                    Some(format!("write `{number}`")),
+                    diagnostics,
+                );
                 None
             }
             Err(_) => {
@@ -256,7 +309,13 @@ impl Node {
         if found.is_none() {
             let meant = text.parse::<f64>().ok().filter(|n| (0.0..=100.0).contains(n));
             let help = meant.map_or("write `10%` or `0.1`".to_owned(), |n| format!("did you mean `{n}%`?"));
-            self.bad(what, "a ratio from 0 to 1, or a percentage", &format!("`{text}` is none"), Some(help), diagnostics);
+            self.bad(
+                what,
+                "a ratio from 0 to 1, or a percentage",
+                &format!("`{text}` is none"),
+                Some(help),
+                diagnostics,
+            );
         }
         found
     }
@@ -266,8 +325,14 @@ impl Node {
         let text = self.number_text(what, "an amount in US dollars", diagnostics)?;
         let found = parse_money(text);
         if found.is_none() {
-            let bare = text.trim_start_matches(['$', '€']).trim_end_matches(|c: char| c.is_alphabetic() || c.is_whitespace() || c == '$');
-            let help = if bare != text && parse_money(bare).is_some() { format!("write `{bare}`") } else { "write for example `1.50`".to_owned() };
+            let bare = text
+                .trim_start_matches(['$', '€'])
+                .trim_end_matches(|c: char| c.is_alphabetic() || c.is_whitespace() || c == '$');
+            let help = if bare != text && parse_money(bare).is_some() {
+                format!("write `{bare}`")
+            } else {
+                "write for example `1.50`".to_owned()
+            };
             self.bad(what, "an amount in US dollars", &format!("`{text}` is none"), Some(help), diagnostics);
         }
         found
@@ -293,7 +358,13 @@ impl Node {
         if matches!(self.kind, NodeKind::Scalar { style: ScalarStyle::Plain, .. }) {
             return Some(text);
         }
-        self.bad(what, kind, "quotes make it a text", Some(format!("write `{}` without quotes", text.trim())), diagnostics);
+        self.bad(
+            what,
+            kind,
+            "quotes make it a text",
+            Some(format!("write `{}` without quotes", text.trim())),
+            diagnostics,
+        );
         None
     }
 
@@ -307,7 +378,8 @@ impl Node {
             _ => (&codes::WRONG_SHAPE, format!("this is {}", self.describe())),
         };
         diagnostics.push(
-            Diagnostic::error(code, format!("{what} must be {wanted}"), self.span, label).maybe_help(help.map(str::to_owned)),
+            Diagnostic::error(code, format!("{what} must be {wanted}"), self.span, label)
+                .maybe_help(help.map(str::to_owned)),
         );
     }
 
@@ -377,8 +449,14 @@ mod tests {
     fn units_are_read_exactly() {
         assert_eq!(parse_duration("1h30m"), Some(Duration::from_secs(5_400)));
         assert_eq!(parse_duration("14d"), Some(Duration::from_secs(14 * 86_400)));
-        assert_eq!(["", "10", "m", "1m1h", "1x", "-1s", "1.5h", "99999999999999999999d"].map(parse_duration), [None; 8]);
-        assert_eq!([parse_money("1.50"), parse_money("10"), parse_money("0.000001")], [Some(1_500_000), Some(10_000_000), Some(1)]);
+        assert_eq!(
+            ["", "10", "m", "1m1h", "1x", "-1s", "1.5h", "99999999999999999999d"].map(parse_duration),
+            [None; 8]
+        );
+        assert_eq!(
+            [parse_money("1.50"), parse_money("10"), parse_money("0.000001")],
+            [Some(1_500_000), Some(10_000_000), Some(1)]
+        );
         assert_eq!(["", ".5", "1.", "-1", "1e3", "$1", "1.0000001", "99999999999999999"].map(parse_money), [None; 8]);
         assert_eq!([parse_ratio("10%"), parse_ratio("0.25"), parse_ratio("100%")], [Some(0.1), Some(0.25), Some(1.0)]);
         assert_eq!(["10", "-1%", "101%", "%", "1e-1", "inf"].map(parse_ratio), [None; 6]);
@@ -405,9 +483,19 @@ mod tests {
         map.finish(&mut d);
         let shown = d.render(Color::Off);
         for part in [
-            "`turns` must be a whole number", "write `true`", "write `1.50` without quotes", "write `2`", "did you mean `10%`?",
-            "`90s`, `90m`", "did you mean `open`?", "`lst` must be a list", "write `7`", "unknown key `trun`", "did you mean `turns`?",
-            "`gone` has no value", "a test needs `must`",
+            "`turns` must be a whole number",
+            "write `true`",
+            "write `1.50` without quotes",
+            "write `2`",
+            "did you mean `10%`?",
+            "`90s`, `90m`",
+            "did you mean `open`?",
+            "`lst` must be a list",
+            "write `7`",
+            "unknown key `trun`",
+            "did you mean `turns`?",
+            "`gone` has no value",
+            "a test needs `must`",
         ] {
             assert!(shown.contains(part), "{part}\n{shown}");
         }

@@ -11,6 +11,8 @@ use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use super::{Code, Source, Span};
 
 const MASK: &str = "••••";
+/// The most mistakes that are kept of one file: a file made to be refused must not cost more than reading it.
+pub const MAX_MISTAKES: usize = 500;
 
 /// How bad it is: an error refuses the file, a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -119,8 +121,11 @@ impl Diagnostics {
         &self.source
     }
 
-    /// Adds one; the same code at the same place is kept once.
+    /// Adds one; the same code at the same place is kept once, and beyond [`MAX_MISTAKES`] nothing more.
     pub fn push(&mut self, diagnostic: Diagnostic) {
+        if self.list.len() >= MAX_MISTAKES {
+            return;
+        }
         let twin = |d: &Diagnostic| d.code == diagnostic.code && d.primary.span == diagnostic.primary.span;
         if !self.list.iter().any(twin) {
             self.list.push(diagnostic);

@@ -83,7 +83,8 @@ fn find_private_keys(text: &str, found: &mut Vec<(Span, &'static str)>) {
 fn find_passwords_in_urls(text: &str, found: &mut Vec<(Span, &'static str)>) {
     for (at, _) in text.match_indices("://") {
         let rest = &text[at + 3..];
-        let authority = rest.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | ',' | '}')).unwrap_or(rest.len());
+        let authority =
+            rest.find(|c: char| c.is_whitespace() || matches!(c, '/' | '"' | '\'' | ',' | '}')).unwrap_or(rest.len());
         let Some((user, _)) = rest[..authority].rsplit_once('@') else { continue };
         let Some((name, password)) = user.split_once(':') else { continue };
         if !password.is_empty() && !password.starts_with(['$', '{', '<']) {
@@ -127,8 +128,14 @@ mod tests {
 
     #[test]
     fn random_values_under_telling_names_are_recognised() {
-        assert!(named_like_a_secret("api_key") && named_like_a_secret("webhookSecret") && !named_like_a_secret("tokens_used"));
+        assert!(
+            named_like_a_secret("api_key")
+                && named_like_a_secret("webhookSecret")
+                && !named_like_a_secret("tokens_used")
+        );
         assert!(looks_random("9f8a7c6b5d4e3f2a1b0c"));
-        assert!(!looks_random("secret:OPENAI") && !looks_random("params.issue") && !looks_random("aaaaaaaaaaaaaaaa1111"));
+        assert!(
+            !looks_random("secret:OPENAI") && !looks_random("params.issue") && !looks_random("aaaaaaaaaaaaaaaa1111")
+        );
     }
 }

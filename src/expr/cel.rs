@@ -99,7 +99,8 @@ impl Expr {
             return Err(whole(format!("nested more than {MAX_DEPTH} levels deep")));
         }
         let references = program.references();
-        let sorted = |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<BTreeSet<String>>().into_iter().collect();
+        let sorted =
+            |names: Vec<&str>| names.into_iter().map(str::to_owned).collect::<BTreeSet<String>>().into_iter().collect();
         let (variables, functions) = (sorted(references.variables()), sorted(references.functions()));
         Ok(Self { source: source.into(), ast: Arc::new(ast), program: Arc::new(program), variables, functions })
     }
@@ -142,7 +143,8 @@ impl Expr {
             }
         };
         // The interpreter is foreign code fed with data from outside; a panic in it must not end a run.
-        let result = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(("the evaluation failed".to_owned(), false)));
+        let result =
+            catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| Err(("the evaluation failed".to_owned(), false)));
         result.map_err(|(message, missing)| EvalError { source_text: self.source.to_string(), message, missing })
     }
 
@@ -152,7 +154,11 @@ impl Expr {
     pub fn eval_bool(&self, bindings: &Bindings) -> Result<bool, EvalError> {
         match self.eval(bindings)? {
             Value::Bool(found) => Ok(found),
-            _ => Err(EvalError { source_text: self.source.to_string(), message: "the result is not true or false".to_owned(), missing: false }),
+            _ => Err(EvalError {
+                source_text: self.source.to_string(),
+                message: "the result is not true or false".to_owned(),
+                missing: false,
+            }),
         }
     }
 
@@ -160,7 +166,9 @@ impl Expr {
         fn walk<'b>(expr: &Ast, bindings: &'b Bindings) -> Option<&'b Value> {
             match expr {
                 Ast::Ident(name) => bindings.get(name),
-                Ast::Select(select) if !select.test => walk(&select.operand.expr, bindings)?.as_object()?.get(&select.field),
+                Ast::Select(select) if !select.test => {
+                    walk(&select.operand.expr, bindings)?.as_object()?.get(&select.field)
+                }
                 _ => None,
             }
         }
@@ -170,7 +178,8 @@ impl Expr {
     /// The own bytes of every node of the parsed tree: of a call its bracket or operator, of a field its dot.
     pub(super) fn offsets(&self) -> impl Fn(u64) -> Option<(usize, usize)> + use<> {
         // The parser gives positions away only with an error; a stray bracket behind the text yields both.
-        let parsed = catch_unwind(|| PrattParser::new().max_recursion_depth(recursion()).parse(&format!("{}\n)", self.source)));
+        let parsed =
+            catch_unwind(|| PrattParser::new().max_recursion_depth(recursion()).parse(&format!("{}\n)", self.source)));
         let info = match parsed {
             Ok(Err(errors)) => errors.errors.into_iter().find_map(|error| error.source_info),
             _ => None,
@@ -190,7 +199,10 @@ fn recursion() -> u16 {
 fn guarded_parse(source: &str) -> Result<IdedExpr, Vec<ParseMistake>> {
     let parsed = catch_unwind(|| PrattParser::new().max_recursion_depth(recursion()).parse(source));
     let Ok(parsed) = parsed else {
-        return Err(vec![ParseMistake { span: Span::new(0, source.len()), message: "this is not an expression".to_owned() }]);
+        return Err(vec![ParseMistake {
+            span: Span::new(0, source.len()),
+            message: "this is not an expression".to_owned(),
+        }]);
     };
     parsed.map_err(|errors| {
         let mistakes = errors.errors.iter().map(|error| {
@@ -275,7 +287,9 @@ fn entry_parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
 fn children_mut(node: &mut IdedExpr) -> Vec<&mut IdedExpr> {
     match &mut node.expr {
         Ast::Call(call) => call.target.iter_mut().map(AsMut::as_mut).chain(&mut call.args).collect(),
-        Ast::Comprehension(c) => vec![&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result],
+        Ast::Comprehension(c) => {
+            vec![&mut c.iter_range, &mut c.accu_init, &mut c.loop_cond, &mut c.loop_step, &mut c.result]
+        }
         Ast::List(list) => list.elements.iter_mut().collect(),
         Ast::Select(select) => vec![&mut select.operand],
         Ast::Map(map) => map.entries.iter_mut().flat_map(|entry| entry_parts_mut(&mut entry.expr)).collect(),
@@ -306,16 +320,19 @@ fn rewrite(node: &mut IdedExpr) {
             node.expr = call(operators::LOGICAL_AND, vec![present, made(not_null)]);
         }
         Ast::Call(found) => {
-            let of_macro = found.args.first().is_some_and(|first| matches!(&first.expr, Ast::Ident(name) if name.starts_with('@')));
+            let of_macro = found
+                .args
+                .first()
+                .is_some_and(|first| matches!(&first.expr, Ast::Ident(name) if name.starts_with('@')));
             if let Some(ours) = functions::arithmetic(&found.func_name).filter(|_| !of_macro) {
                 found.func_name = ours.to_owned();
             } else if found.func_name == "matches_any" {
                 let mut parts: Vec<IdedExpr> = found.target.take().map(|target| *target).into_iter().collect();
                 parts.append(&mut found.args);
-                if let Ok([text, patterns]) = <[IdedExpr; 2]>::try_from(parts) {
-                    if let Some(expr) = any_pattern(text, patterns) {
-                        node.expr = expr;
-                    }
+                if let Ok([text, patterns]) = <[IdedExpr; 2]>::try_from(parts)
+                    && let Some(expr) = any_pattern(text, patterns)
+                {
+                    node.expr = expr;
                 }
             }
         }
@@ -361,7 +378,9 @@ fn explain(error: &ExecutionError) -> (String, bool) {
         }
         ExecutionError::IndexOutOfBounds(_) => ("the list has no such item".to_owned(), true),
         ExecutionError::UnexpectedType { want, .. } => (format!("a {want} is needed"), false),
-        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => ("division by zero".to_owned(), false),
+        ExecutionError::DivisionByZero(_) | ExecutionError::RemainderByZero(_) => {
+            ("division by zero".to_owned(), false)
+        }
         ExecutionError::Overflow(..) => ("the number is too large".to_owned(), false),
         _ => ("the values do not fit the expression".to_owned(), false),
     }
@@ -409,7 +428,8 @@ mod tests {
 
     #[test]
     fn a_step_that_did_not_run_short_circuits() {
-        let skipped = json!({"cause": {"ran": false, "outcome": "skipped"}, "draft": {"ran": false, "outcome": "skipped"}});
+        let skipped =
+            json!({"cause": {"ran": false, "outcome": "skipped"}, "draft": {"ran": false, "outcome": "skipped"}});
         assert_eq!(eval("cause.ran && cause.risk != \"high\"", skipped.clone()), Ok(json!(false)));
         assert_eq!(eval("draft.ran", skipped.clone()), Ok(json!(false)));
         assert_eq!(eval("!draft.ran || draft.url != ''", skipped.clone()), Ok(json!(true)));
@@ -502,9 +522,49 @@ mod tests {
     #[test]
     fn odd_input_never_panics() {
         for source in [
-            "", " ", "&&", "(", "\"", "'abc", "a.", "é é", "1..2", "@", "\\", "a ? b", "{", "{1:", "[1,", "99999999999999999999", "-", "0x", "'\\x'",
-            "'\\ud800'", "b'\\xff'", "a.b.(c)", "//", "\u{0}", "has(a)", "x.exists(1, true)", "`a`", "1.0e999", "🦀 == 1", "a[", "a?.b", "{a:b}",
-            "1u - 2u", "-9223372036854775808", "a{b: 1}", ".a", "x.map(y, z, w)", "int('x')", "size()", "b'a' == 'a'", "type(1)", "dyn(1)", "nc_add(1)",
+            "",
+            " ",
+            "&&",
+            "(",
+            "\"",
+            "'abc",
+            "a.",
+            "é é",
+            "1..2",
+            "@",
+            "\\",
+            "a ? b",
+            "{",
+            "{1:",
+            "[1,",
+            "99999999999999999999",
+            "-",
+            "0x",
+            "'\\x'",
+            "'\\ud800'",
+            "b'\\xff'",
+            "a.b.(c)",
+            "//",
+            "\u{0}",
+            "has(a)",
+            "x.exists(1, true)",
+            "`a`",
+            "1.0e999",
+            "🦀 == 1",
+            "a[",
+            "a?.b",
+            "{a:b}",
+            "1u - 2u",
+            "-9223372036854775808",
+            "a{b: 1}",
+            ".a",
+            "x.map(y, z, w)",
+            "int('x')",
+            "size()",
+            "b'a' == 'a'",
+            "type(1)",
+            "dyn(1)",
+            "nc_add(1)",
         ] {
             let _ = eval(source, json!({"a": 1, "x": [1]}));
         }

@@ -10,8 +10,8 @@ use crate::diag::{Code, Span, codes, did_you_mean};
 
 use super::cel::Expr;
 use super::facts::{Fact, facts_if_false, facts_if_true, path};
-use super::places::{At, Places, is_operator};
 use super::functions::{self, Call, Function, Shape};
+use super::places::{At, Places, is_operator};
 use super::types::{Field, Type, parse_date};
 
 pub use super::facts::Known;
@@ -122,7 +122,15 @@ struct Checker<'a> {
 }
 
 impl<'a> Checker<'a> {
-    fn report(&mut self, node: &'a IdedExpr, at: At, code: &'static Code, title: String, label: impl Into<String>, help: Option<String>) {
+    fn report(
+        &mut self,
+        node: &'a IdedExpr,
+        at: At,
+        code: &'static Code,
+        title: String,
+        label: impl Into<String>,
+        help: Option<String>,
+    ) {
         let mistake = Mistake { code, span: Span::default(), title, label: label.into(), help };
         self.found.push((node, at, mistake));
     }
@@ -149,7 +157,9 @@ impl<'a> Checker<'a> {
                 let operand = self.type_of(&select.operand);
                 let ty = self.field_of(node, &operand, &select.operand, &select.field, false);
                 match (&ty, path(node)) {
-                    (Type::Optional(_), Some(path)) if self.facts.contains(&Fact::Present(path.clone())) => ty.required().clone(),
+                    (Type::Optional(_), Some(path)) if self.facts.contains(&Fact::Present(path.clone())) => {
+                        ty.required().clone()
+                    }
                     _ => ty,
                 }
             }
@@ -164,7 +174,14 @@ impl<'a> Checker<'a> {
             Ast::Map(map) => self.map_literal(&map.entries.iter().map(|entry| &entry.expr).collect::<Vec<_>>()),
             Ast::Comprehension(_) => self.comprehension(node),
             Ast::Struct(_) => {
-                self.report(node, At::Whole, &codes::UNKNOWN_FUNCTION, "a typed object".to_owned(), "expressions only know plain maps", None);
+                self.report(
+                    node,
+                    At::Whole,
+                    &codes::UNKNOWN_FUNCTION,
+                    "a typed object".to_owned(),
+                    "expressions only know plain maps",
+                    None,
+                );
                 Type::Any
             }
             Ast::Unspecified => Type::Any,
@@ -177,11 +194,22 @@ impl<'a> Checker<'a> {
             None => match self.scope.get(name) {
                 Some(ty) => ty.clone(),
                 None => {
-                    let names: Vec<String> =
-                        self.locals.iter().map(|(local, _)| (*local).to_owned()).chain(self.scope.names().map(str::to_owned)).collect();
+                    let names: Vec<String> = self
+                        .locals
+                        .iter()
+                        .map(|(local, _)| (*local).to_owned())
+                        .chain(self.scope.names().map(str::to_owned))
+                        .collect();
                     let help = did_you_mean(name, names.iter().map(String::as_str));
                     let label = "nothing in scope here has this name";
-                    self.report(node, At::Whole, &codes::UNKNOWN_REFERENCE, format!("unknown reference `{name}`"), label, help);
+                    self.report(
+                        node,
+                        At::Whole,
+                        &codes::UNKNOWN_REFERENCE,
+                        format!("unknown reference `{name}`"),
+                        label,
+                        help,
+                    );
                     return Type::Any;
                 }
             },
@@ -193,7 +221,14 @@ impl<'a> Checker<'a> {
     }
 
     /// The type of `operand.field`; `test` when only its presence is asked.
-    fn field_of(&mut self, node: &'a IdedExpr, operand: &Type, operand_node: &'a IdedExpr, field: &str, test: bool) -> Type {
+    fn field_of(
+        &mut self,
+        node: &'a IdedExpr,
+        operand: &Type,
+        operand_node: &'a IdedExpr,
+        field: &str,
+        test: bool,
+    ) -> Type {
         let operand = match operand {
             Type::Optional(inner) => {
                 if !test || !matches!(operand_node.expr, Ast::Ident(_) | Ast::Select(_)) {
@@ -208,7 +243,11 @@ impl<'a> Checker<'a> {
             Type::Map(fields) | Type::Open(fields) => match fields.iter().find(|known| known.name == field) {
                 Some(known) => match (&known.ty, path(operand_node)) {
                     // The fields of a step that may not run are optional until it is known that it ran.
-                    (Type::Optional(inner), Some(path)) if self.facts.contains(&Fact::Ran(path.clone())) && field_of_step(fields) => (**inner).clone(),
+                    (Type::Optional(inner), Some(path))
+                        if self.facts.contains(&Fact::Ran(path.clone())) && field_of_step(fields) =>
+                    {
+                        (**inner).clone()
+                    }
                     (ty, _) => ty.clone(),
                 },
                 None if matches!(operand, Type::Open(_)) => Type::Any,
@@ -223,9 +262,17 @@ impl<'a> Checker<'a> {
                 }
             },
             other => {
-                let help = matches!(other, Type::List(_)).then(|| "look at its items: `.exists(x, …)`, `.filter(x, …)` or `[0]`".to_owned());
+                let help = matches!(other, Type::List(_))
+                    .then(|| "look at its items: `.exists(x, …)`, `.filter(x, …)` or `[0]`".to_owned());
                 let title = format!("unknown field `{field}`");
-                self.report(node, At::Name, &codes::UNKNOWN_FIELD, title, format!("{} has no fields", other.noun()), help);
+                self.report(
+                    node,
+                    At::Name,
+                    &codes::UNKNOWN_FIELD,
+                    title,
+                    format!("{} has no fields", other.noun()),
+                    help,
+                );
                 Type::Any
             }
         }
@@ -244,7 +291,14 @@ impl<'a> Checker<'a> {
             Some(path) => format!("`{path}` may be missing here"),
             None => "the value may be missing here".to_owned(),
         };
-        self.report(node, At::Whole, &codes::MAYBE_MISSING, title, "absent or null when the step did not run or the model left it out", help);
+        self.report(
+            node,
+            At::Whole,
+            &codes::MAYBE_MISSING,
+            title,
+            "absent or null when the step did not run or the model left it out",
+            help,
+        );
     }
 
     /// Whether the path names something with `ran`.
@@ -313,7 +367,10 @@ impl<'a> Checker<'a> {
             (operators::ADD, [a, b]) => self.addition(node, a, b),
             (operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO, [a, b]) => {
                 let sign = format!("`{}`", name.trim_matches('_'));
-                let (a, b) = (self.expect(a, Class::Number, "a number", &sign), self.expect(b, Class::Number, "a number", &sign));
+                let (a, b) = (
+                    self.expect(a, Class::Number, "a number", &sign),
+                    self.expect(b, Class::Number, "a number", &sign),
+                );
                 number_of(&a, &b)
             }
             (operators::IN, [a, b]) => {
@@ -386,11 +443,25 @@ impl<'a> Checker<'a> {
             Type::Enum(words) if !words.iter().any(|word| word == text) => {
                 let label = format!("the value is one of {}", words.join(" | "));
                 let help = did_you_mean(text, words.iter().map(String::as_str));
-                self.report(literal, At::Whole, &codes::TYPE_CONFLICT, format!("`{text}` can never be equal"), label, help);
+                self.report(
+                    literal,
+                    At::Whole,
+                    &codes::TYPE_CONFLICT,
+                    format!("`{text}` can never be equal"),
+                    label,
+                    help,
+                );
             }
             Type::Date if parse_date(text).is_none() => {
                 let label = "dates are written YYYY-MM-DD";
-                self.report(literal, At::Whole, &codes::TYPE_CONFLICT, format!("`{text}` can never be equal"), label, None);
+                self.report(
+                    literal,
+                    At::Whole,
+                    &codes::TYPE_CONFLICT,
+                    format!("`{text}` can never be equal"),
+                    label,
+                    None,
+                );
             }
             _ => {}
         }
@@ -421,7 +492,14 @@ impl<'a> Checker<'a> {
                 let (kind_a, kind_b) = (class(&left), class(of));
                 if kind_a != kind_b && kind_a != Class::Any && kind_b != Class::Any {
                     let title = format!("`in` cannot find {} in a list of other values", left.noun());
-                    self.report(a, At::Whole, &codes::TYPE_CONFLICT, title, format!("the list holds {}", of.noun()), None);
+                    self.report(
+                        a,
+                        At::Whole,
+                        &codes::TYPE_CONFLICT,
+                        title,
+                        format!("the list holds {}", of.noun()),
+                        None,
+                    );
                 } else if let Ast::List(list) = &b.expr {
                     list.elements.iter().for_each(|element| self.literal_fits(&left, element));
                 }
@@ -429,8 +507,16 @@ impl<'a> Checker<'a> {
             }
             Type::Any | Type::Map(_) | Type::Open(_) => {}
             other => {
-                let help = (class(other) == Class::Text).then(|| "for a part of a text write `text.contains(part)`".to_owned());
-                self.report(b, At::Whole, &codes::TYPE_CONFLICT, "`in` needs a list or a map".to_owned(), format!("this is {}", other.noun()), help);
+                let help = (class(other) == Class::Text)
+                    .then(|| "for a part of a text write `text.contains(part)`".to_owned());
+                self.report(
+                    b,
+                    At::Whole,
+                    &codes::TYPE_CONFLICT,
+                    "`in` needs a list or a map".to_owned(),
+                    format!("this is {}", other.noun()),
+                    help,
+                );
             }
         }
     }
@@ -450,7 +536,14 @@ impl<'a> Checker<'a> {
                 Some(ty) => ty.clone(),
                 None => {
                     let help = did_you_mean(text.inner(), fields.iter().map(|field| field.name.as_str()));
-                    self.report(b, At::Whole, &codes::UNKNOWN_FIELD, format!("unknown field `{}`", text.inner()), "there is no such field", help);
+                    self.report(
+                        b,
+                        At::Whole,
+                        &codes::UNKNOWN_FIELD,
+                        format!("unknown field `{}`", text.inner()),
+                        "there is no such field",
+                        help,
+                    );
                     Type::Any
                 }
             },
@@ -479,11 +572,20 @@ impl<'a> Checker<'a> {
         let Some(takes) = takes.filter(|_| !wrong_way) else {
             given.iter().for_each(|arg| drop(self.type_of(arg)));
             let title = format!("`{name}` is called in another way");
-            let label = if wrong_way { "not in this form".to_owned() } else { format!("{} values are given", given.len()) };
-            self.report(node, At::Name, &codes::UNKNOWN_FUNCTION, title, label, Some(format!("write `{}`", function.signature())));
+            let label =
+                if wrong_way { "not in this form".to_owned() } else { format!("{} values are given", given.len()) };
+            self.report(
+                node,
+                At::Name,
+                &codes::UNKNOWN_FUNCTION,
+                title,
+                label,
+                Some(format!("write `{}`", function.signature())),
+            );
             return function.gives.ty();
         };
-        let types: Vec<Type> = given.iter().zip(*takes).map(|(arg, shape)| self.argument(function, arg, *shape)).collect();
+        let types: Vec<Type> =
+            given.iter().zip(*takes).map(|(arg, shape)| self.argument(function, arg, *shape)).collect();
         if function.name == "sort_by" {
             self.sort_field(&types, &given);
         }
@@ -524,13 +626,24 @@ impl<'a> Checker<'a> {
         let field = text.inner().trim_start_matches('-');
         if !fields.iter().any(|known| known.name == field) {
             let help = did_you_mean(field, fields.iter().map(|known| known.name.as_str()));
-            self.report(name, At::Whole, &codes::UNKNOWN_FIELD, format!("unknown field `{field}`"), "the items have no such field", help);
+            self.report(
+                name,
+                At::Whole,
+                &codes::UNKNOWN_FIELD,
+                format!("unknown field `{field}`"),
+                "the items have no such field",
+                help,
+            );
         }
     }
 
     fn unknown_function(&mut self, node: &'a IdedExpr, name: &str, given: usize) {
         let (title, label, help) = if MACROS.contains(&name) {
-            let help = if name == "has" { "write `has(a.b)`" } else { "write `list.exists(x, x.field > 1)`: a name and a test" };
+            let help = if name == "has" {
+                "write `has(a.b)`"
+            } else {
+                "write `list.exists(x, x.field > 1)`: a name and a test"
+            };
             (format!("`{name}` is called in another way"), format!("{given} values are given"), Some(help.to_owned()))
         } else {
             let known = functions::ALL.iter().map(|function| function.name).chain(MACROS.iter().copied());
@@ -577,14 +690,28 @@ impl<'a> Checker<'a> {
                 if range.field("items").is_some() {
                     let help = path(&macro_.iter_range).map(|path| format!("write `{path}.items`"));
                     let title = "this goes through the fields, not the items".to_owned();
-                    self.report(&macro_.iter_range, At::Whole, &codes::TYPE_CONFLICT, title, "the list is under `items`", help);
+                    self.report(
+                        &macro_.iter_range,
+                        At::Whole,
+                        &codes::TYPE_CONFLICT,
+                        title,
+                        "the list is under `items`",
+                        help,
+                    );
                     return Type::Any;
                 }
                 Type::TEXT
             }
             other => {
                 let title = "a list is needed here".to_owned();
-                self.report(&macro_.iter_range, At::Whole, &codes::TYPE_CONFLICT, title, format!("this is {}", other.noun()), None);
+                self.report(
+                    &macro_.iter_range,
+                    At::Whole,
+                    &codes::TYPE_CONFLICT,
+                    title,
+                    format!("this is {}", other.noun()),
+                    None,
+                );
                 Type::Any
             }
         };
@@ -676,15 +803,37 @@ mod tests {
     /// A step that may not run: its fields are optional.
     fn step(fields: Vec<Field>) -> Type {
         let own = fields.into_iter().map(|field| Field::new(field.name, field.ty.optional()));
-        Type::Map([Field::new("ran", Type::Boolean), Field::new("outcome", Type::TEXT)].into_iter().chain(own).collect())
+        Type::Map(
+            [Field::new("ran", Type::Boolean), Field::new("outcome", Type::TEXT)].into_iter().chain(own).collect(),
+        )
     }
 
     fn scope() -> TypeScope {
-        let finding = Type::Map(vec![Field::new("title", Type::TEXT), Field::new("severity", words(&["low", "high"])), Field::new("score", Type::Ratio)]);
+        let finding = Type::Map(vec![
+            Field::new("title", Type::TEXT),
+            Field::new("severity", words(&["low", "high"])),
+            Field::new("score", Type::Ratio),
+        ]);
         let mut scope = TypeScope::default();
-        scope.set("cause", step(vec![Field::new("risk", words(&["low", "medium", "high"])), Field::new("note", Type::TEXT.optional())]));
-        scope.set("ranked", Type::Map(vec![Field::new("ran", Type::Boolean), Field::new("groups", Type::list(finding.clone()))]));
-        scope.set("real", Type::Map(vec![Field::new("ran", Type::Boolean), Field::new("items", Type::list(finding)), Field::new("count", Type::Integer)]));
+        scope.set(
+            "cause",
+            step(vec![
+                Field::new("risk", words(&["low", "medium", "high"])),
+                Field::new("note", Type::TEXT.optional()),
+            ]),
+        );
+        scope.set(
+            "ranked",
+            Type::Map(vec![Field::new("ran", Type::Boolean), Field::new("groups", Type::list(finding.clone()))]),
+        );
+        scope.set(
+            "real",
+            Type::Map(vec![
+                Field::new("ran", Type::Boolean),
+                Field::new("items", Type::list(finding)),
+                Field::new("count", Type::Integer),
+            ]),
+        );
         scope.set("error", Type::Any);
         scope.set("params", Type::Map(vec![Field::new("day", Type::Date), Field::new("n", Type::Integer.optional())]));
         scope
@@ -692,7 +841,9 @@ mod tests {
 
     fn check(source: &str) -> (Type, Vec<String>) {
         let (ty, mistakes) = Expr::parse(source).unwrap().check(&scope(), &Known::default());
-        let show = |m: &Mistake| format!("{} «{}» {}", m.title, &source[m.span.start..m.span.end], m.help.clone().unwrap_or_default());
+        let show = |m: &Mistake| {
+            format!("{} «{}» {}", m.title, &source[m.span.start..m.span.end], m.help.clone().unwrap_or_default())
+        };
         (ty, mistakes.iter().map(show).collect())
     }
 
@@ -730,25 +881,49 @@ mod tests {
         for (source, mistake) in [
             ("caus.ran", "unknown reference `caus` «caus» did you mean `cause`?"),
             ("cause.rn", "unknown field `rn` «rn» did you mean `ran`?"),
-            ("true && cause.risk == 'low'", "`cause.risk` may be missing here «cause.risk» write `cause.ran && …` in front, or give the step `when: cause.ran`"),
-            ("cause.ran && cause.note == 'x'", "`cause.note` may be missing here «cause.note» write `cause.ran && …` in front, or give the step `when: cause.ran`"),
+            (
+                "true && cause.risk == 'low'",
+                "`cause.risk` may be missing here «cause.risk» write `cause.ran && …` in front, or give the step `when: cause.ran`",
+            ),
+            (
+                "cause.ran && cause.note == 'x'",
+                "`cause.note` may be missing here «cause.note» write `cause.ran && …` in front, or give the step `when: cause.ran`",
+            ),
             ("params.n > 3", "`params.n` may be missing here «params.n» write `has(params.n) && …` in front"),
             ("cause.ran && cause.risk == 'hihg'", "`hihg` can never be equal «'hihg'» did you mean `high`?"),
-            ("ranked.groups.exists(g, g.sverity == 'low')", "unknown field `sverity` «sverity» did you mean `severity`?"),
-            ("real.count == '3'", "cannot compare a whole number and a text «real.count == '3'» write `3` without quotes"),
-            ("real.count > '3'", "`>` cannot compare a whole number and a text «real.count > '3'» write the number without quotes"),
-            ("real.items.size", "unknown field `size` «size» look at its items: `.exists(x, …)`, `.filter(x, …)` or `[0]`"),
+            (
+                "ranked.groups.exists(g, g.sverity == 'low')",
+                "unknown field `sverity` «sverity» did you mean `severity`?",
+            ),
+            (
+                "real.count == '3'",
+                "cannot compare a whole number and a text «real.count == '3'» write `3` without quotes",
+            ),
+            (
+                "real.count > '3'",
+                "`>` cannot compare a whole number and a text «real.count > '3'» write the number without quotes",
+            ),
+            (
+                "real.items.size",
+                "unknown field `size` «size» look at its items: `.exists(x, …)`, `.filter(x, …)` or `[0]`",
+            ),
             ("tke(real.items, 3)", "unknown function `tke` «tke» did you mean `take`?"),
             ("take(real, 3)", "`take` cannot take a map «real» write `real.items`"),
             ("take(real.items)", "`take` is called in another way «take» write `take(list, integer) -> list`"),
             ("real.exists(f, f.x)", "this goes through the fields, not the items «real» write `real.items`"),
             ("real.count && true", "`&&` needs true or false «real.count» "),
             ("'a' in 'abc'", "`in` needs a list or a map «'abc'» for a part of a text write `text.contains(part)`"),
-            ("real.count + 'a'", "`+` cannot join a whole number and a text «real.count + 'a'» turn the number into a text with `string(…)`"),
+            (
+                "real.count + 'a'",
+                "`+` cannot join a whole number and a text «real.count + 'a'» turn the number into a text with `string(…)`",
+            ),
             ("params.day == '1.1.26'", "`1.1.26` can never be equal «'1.1.26'» "),
             ("'é' == params.dy", "unknown field `dy` «dy» did you mean `day`?"),
             ("real.items.filter(f, f.title)", "the test needs true or false «f.title» "),
-            ("real.items.exists(f)", "`exists` is called in another way «exists» write `list.exists(x, x.field > 1)`: a name and a test"),
+            (
+                "real.items.exists(f)",
+                "`exists` is called in another way «exists» write `list.exists(x, x.field > 1)`: a name and a test",
+            ),
             ("real.items.sort_by('scor')", "unknown field `scor` «'scor'» did you mean `score`?"),
         ] {
             let (_, mistakes) = check(source);

@@ -40,9 +40,10 @@ pub(super) fn path(node: &IdedExpr) -> Option<String> {
 
 pub(super) fn facts_if_true(node: &IdedExpr) -> Vec<Fact> {
     match &node.expr {
-        Ast::Select(select) if select.test => {
-            path(&select.operand).map(|operand| Fact::Present(format!("{operand}.{}", select.field))).into_iter().collect()
-        }
+        Ast::Select(select) if select.test => path(&select.operand)
+            .map(|operand| Fact::Present(format!("{operand}.{}", select.field)))
+            .into_iter()
+            .collect(),
         Ast::Select(select) if select.field == "ran" => path(&select.operand).map(Fact::Ran).into_iter().collect(),
         Ast::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
             (operators::LOGICAL_AND, [a, b]) => facts_if_true(a).into_iter().chain(facts_if_true(b)).collect(),

@@ -82,30 +82,114 @@ pub const MACROS: &[(&str, &str)] = &[
 
 use Shape::{Any, Boolean, Date, Integer, List, Number, Same, Sized, Text};
 
-const fn standard(name: &'static str, call: Call, takes: &'static [&'static [Shape]], gives: Shape, doc: &'static str, example: &'static str, value: &'static str) -> Function {
+const fn standard(
+    name: &'static str,
+    call: Call,
+    takes: &'static [&'static [Shape]],
+    gives: Shape,
+    doc: &'static str,
+    example: &'static str,
+    value: &'static str,
+) -> Function {
     Function { name, origin: Origin::Standard, call, takes, gives, doc, example, value }
 }
 
-const fn ours(name: &'static str, takes: &'static [&'static [Shape]], gives: Shape, doc: &'static str, example: &'static str, value: &'static str) -> Function {
+const fn ours(
+    name: &'static str,
+    takes: &'static [&'static [Shape]],
+    gives: Shape,
+    doc: &'static str,
+    example: &'static str,
+    value: &'static str,
+) -> Function {
     Function { name, origin: Origin::Ours, call: Call::Both, takes, gives, doc, example, value }
 }
 
 /// Every function that an expression may call.
 pub const ALL: &[Function] = &[
     ours("take", &[&[List, Integer]], Same, "The first n items of a list.", "take([1, 2, 3], 2)", "[1,2]"),
-    ours("sort_by", &[&[List, Text]], Same, "A list sorted by a field of its items, `-` in front for descending; items without the field come last.", r#"sort_by([{"n": 2}, {"n": 1}], "n")"#, r#"[{"n":1},{"n":2}]"#),
+    ours(
+        "sort_by",
+        &[&[List, Text]],
+        Same,
+        "A list sorted by a field of its items, `-` in front for descending; items without the field come last.",
+        r#"sort_by([{"n": 2}, {"n": 1}], "n")"#,
+        r#"[{"n":1},{"n":2}]"#,
+    ),
     ours("sum", &[&[List]], Number, "The sum of a list of numbers; 0 for an empty list.", "sum([1, 2.5])", "3.5"),
     ours("abs", &[&[Number]], Same, "A number without its sign.", "abs(-3)", "3"),
-    ours("days_before", &[&[Date, Integer]], Date, "The date so many days earlier.", r#"days_before("2026-03-01", 1)"#, r#""2026-02-28""#),
-    ours("matches_any", &[&[Text, List]], Boolean, "Whether any of the regular expressions is found in the text.", r#""timed out".matches_any(["time.?d? out", "refused"])"#, "true"),
-    standard("size", Call::Both, &[&[Sized]], Integer, "Length of a text in characters, of a list in items, of a map in fields.", r#"size("abc")"#, "3"),
-    standard("contains", Call::Method, &[&[Text, Text]], Boolean, "Whether the text holds the other one.", r#""abc".contains("b")"#, "true"),
-    standard("startsWith", Call::Method, &[&[Text, Text]], Boolean, "Whether the text begins with the other one.", r#""abc".startsWith("a")"#, "true"),
-    standard("endsWith", Call::Method, &[&[Text, Text]], Boolean, "Whether the text ends with the other one.", r#""abc".endsWith("c")"#, "true"),
-    standard("matches", Call::Both, &[&[Text, Text]], Boolean, "Whether the regular expression is found in the text.", r#""abc".matches("^a.c$")"#, "true"),
+    ours(
+        "days_before",
+        &[&[Date, Integer]],
+        Date,
+        "The date so many days earlier.",
+        r#"days_before("2026-03-01", 1)"#,
+        r#""2026-02-28""#,
+    ),
+    ours(
+        "matches_any",
+        &[&[Text, List]],
+        Boolean,
+        "Whether any of the regular expressions is found in the text.",
+        r#""timed out".matches_any(["time.?d? out", "refused"])"#,
+        "true",
+    ),
+    standard(
+        "size",
+        Call::Both,
+        &[&[Sized]],
+        Integer,
+        "Length of a text in characters, of a list in items, of a map in fields.",
+        r#"size("abc")"#,
+        "3",
+    ),
+    standard(
+        "contains",
+        Call::Method,
+        &[&[Text, Text]],
+        Boolean,
+        "Whether the text holds the other one.",
+        r#""abc".contains("b")"#,
+        "true",
+    ),
+    standard(
+        "startsWith",
+        Call::Method,
+        &[&[Text, Text]],
+        Boolean,
+        "Whether the text begins with the other one.",
+        r#""abc".startsWith("a")"#,
+        "true",
+    ),
+    standard(
+        "endsWith",
+        Call::Method,
+        &[&[Text, Text]],
+        Boolean,
+        "Whether the text ends with the other one.",
+        r#""abc".endsWith("c")"#,
+        "true",
+    ),
+    standard(
+        "matches",
+        Call::Both,
+        &[&[Text, Text]],
+        Boolean,
+        "Whether the regular expression is found in the text.",
+        r#""abc".matches("^a.c$")"#,
+        "true",
+    ),
     standard("string", Call::Function, &[&[Any]], Text, "A number or a boolean as text.", "string(1.5)", r#""1.5""#),
     standard("int", Call::Function, &[&[Any]], Integer, "A number or a text as a whole number.", r#"int("7")"#, "7"),
-    standard("double", Call::Function, &[&[Any]], Number, "A number or a text as a number with decimals.", "double(7) / 2.0", "3.5"),
+    standard(
+        "double",
+        Call::Function,
+        &[&[Any]],
+        Number,
+        "A number or a text as a number with decimals.",
+        "double(7) / 2.0",
+        "3.5",
+    ),
 ];
 
 /// The function of that name.
@@ -196,7 +280,9 @@ fn refuse(function: &str, message: impl Into<String>) -> ExecutionError {
 
 fn take(list: Value, count: Value) -> Answer {
     let Value::List(items) = list else { return Err(refuse("take", format!("needs a list, not {}", noun(&list)))) };
-    let Some(count) = whole(&count) else { return Err(refuse("take", format!("needs a whole number, not {}", noun(&count)))) };
+    let Some(count) = whole(&count) else {
+        return Err(refuse("take", format!("needs a whole number, not {}", noun(&count))));
+    };
     let count = usize::try_from(count).unwrap_or(0).min(items.len());
     Ok(Value::List(Arc::new(items[..count].to_vec())))
 }
@@ -209,7 +295,9 @@ fn sort_by(list: Value, field: Value) -> Answer {
     let key = Key::String(Arc::new(name.to_owned()));
     let mut keyed: Vec<(Option<Value>, Value)> = Vec::with_capacity(items.len());
     for item in items.iter() {
-        let Value::Map(map) = item else { return Err(refuse("sort_by", format!("needs a list of maps, not of {}", noun(item)))) };
+        let Value::Map(map) = item else {
+            return Err(refuse("sort_by", format!("needs a list of maps, not of {}", noun(item))));
+        };
         let found = map.map.get(&key).filter(|value| !matches!(value, Value::Null));
         keyed.push((found.cloned(), item.clone()));
     }
@@ -244,12 +332,16 @@ fn compare(a: &Value, b: &Value) -> Ordering {
 
 fn sum(list: Value) -> Answer {
     let Value::List(items) = list else { return Err(refuse("sum", format!("needs a list, not {}", noun(&list)))) };
-    items.iter().try_fold(Value::Int(0), |total, item| calculate('+', total, item.clone()).map_err(|_| refuse("sum", format!("needs numbers, not {}", noun(item)))))
+    items.iter().try_fold(Value::Int(0), |total, item| {
+        calculate('+', total, item.clone()).map_err(|_| refuse("sum", format!("needs numbers, not {}", noun(item))))
+    })
 }
 
 fn abs(number: Value) -> Answer {
     match number {
-        Value::Int(whole) => whole.checked_abs().map(Value::Int).ok_or_else(|| refuse("abs", "the number is too large")),
+        Value::Int(whole) => {
+            whole.checked_abs().map(Value::Int).ok_or_else(|| refuse("abs", "the number is too large"))
+        }
         Value::UInt(whole) => Ok(Value::UInt(whole)),
         Value::Float(float) => Ok(Value::Float(float.abs())),
         other => Err(refuse("abs", format!("needs a number, not {}", noun(&other)))),
@@ -262,13 +354,17 @@ fn days_before(date: Value, days: Value) -> Answer {
     };
     let day = parse_date(text).ok_or_else(|| refuse("days_before", "needs a date such as 2026-11-20"))?;
     let span = i32::try_from(count).ok().filter(|count| count.abs() < 4_000_000).map(|count| count.days());
-    let earlier = span.and_then(|span| day.checked_sub(span).ok()).ok_or_else(|| refuse("days_before", "the date is out of range"))?;
+    let earlier = span
+        .and_then(|span| day.checked_sub(span).ok())
+        .ok_or_else(|| refuse("days_before", "the date is out of range"))?;
     Ok(Value::String(Arc::new(earlier.to_string())))
 }
 
 /// Arithmetic over integers and doubles mixed; `+` also joins texts and lists.
 fn calculate(operator: char, a: Value, b: Value) -> Answer {
-    if let (Some(a), Some(b)) = (whole(&a).filter(|_| !matches!(a, Value::Float(_))), whole(&b).filter(|_| !matches!(b, Value::Float(_)))) {
+    if let (Some(a), Some(b)) =
+        (whole(&a).filter(|_| !matches!(a, Value::Float(_))), whole(&b).filter(|_| !matches!(b, Value::Float(_))))
+    {
         let result = match operator {
             '+' => a.checked_add(b),
             '-' => a.checked_sub(b),

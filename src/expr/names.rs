@@ -2,8 +2,27 @@
 
 /// Words that CEL reserves: as a name they could not be used in an expression.
 pub const RESERVED: &[&str] = &[
-    "as", "break", "const", "continue", "else", "false", "for", "function", "if", "import", "in", "let", "loop", "namespace",
-    "null", "package", "return", "true", "var", "void", "while",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "false",
+    "for",
+    "function",
+    "if",
+    "import",
+    "in",
+    "let",
+    "loop",
+    "namespace",
+    "null",
+    "package",
+    "return",
+    "true",
+    "var",
+    "void",
+    "while",
 ];
 
 /// Names that every expression already sees, so that no step or item may take them.
@@ -33,7 +52,8 @@ pub fn check_snake_case(name: &str) -> Result<(), (String, Option<String>)> {
 
 /// Why `name` cannot be a `kebab-case` name, with a better one where there is one.
 pub fn check_kebab_case(name: &str) -> Result<(), (String, Option<String>)> {
-    let parts_fine = name.split('-').all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()));
+    let parts_fine =
+        name.split('-').all(|p| !p.is_empty() && p.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit()));
     if parts_fine && name.starts_with(|c: char| c.is_ascii_lowercase()) && name.len() <= MAX_LENGTH {
         return Ok(());
     }

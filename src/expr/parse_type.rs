@@ -34,7 +34,11 @@ const MAX_STRING: u32 = 100_000;
 /// Reads a type. `key_of` is asked for every `key(step)` whether the step has items; its answer is the mistake, if any.
 ///
 /// Mistakes are reported and give `None` (of a map: without that field).
-pub fn parse_type(node: &Node, key_of: &dyn Fn(&str) -> Result<(), Option<String>>, diagnostics: &mut Diagnostics) -> Option<Type> {
+pub fn parse_type(
+    node: &Node,
+    key_of: &dyn Fn(&str) -> Result<(), Option<String>>,
+    diagnostics: &mut Diagnostics,
+) -> Option<Type> {
     match &node.kind {
         NodeKind::Scalar { text, .. } => {
             let base = node.inner_start(diagnostics.source().text());
@@ -44,8 +48,13 @@ pub fn parse_type(node: &Node, key_of: &dyn Fn(&str) -> Result<(), Option<String
         NodeKind::Seq(items) => {
             let [item] = items.as_slice() else {
                 diagnostics.push(
-                    Diagnostic::error(&codes::UNKNOWN_TYPE, "a list type has one type inside", node.span, format!("{} are written here", items.len()))
-                        .help("write `[T]`, and `[{…}]` for a list of maps; words to choose from are written `a | b`"),
+                    Diagnostic::error(
+                        &codes::UNKNOWN_TYPE,
+                        "a list type has one type inside",
+                        node.span,
+                        format!("{} are written here", items.len()),
+                    )
+                    .help("write `[T]`, and `[{…}]` for a list of maps; words to choose from are written `a | b`"),
                 );
                 return None;
             };
@@ -53,7 +62,12 @@ pub fn parse_type(node: &Node, key_of: &dyn Fn(&str) -> Result<(), Option<String
         }
         NodeKind::Map(_) => parse_fields(node, key_of, diagnostics).map(Type::Map),
         NodeKind::Null | NodeKind::Broken => {
-            node.wrong_shape("a type", "written here", Some("write for example `string(300)`, `a | b`, `[T]` or a map"), diagnostics);
+            node.wrong_shape(
+                "a type",
+                "written here",
+                Some("write for example `string(300)`, `a | b`, `[T]` or a map"),
+                diagnostics,
+            );
             None
         }
     }
@@ -69,7 +83,8 @@ pub fn parse_fields(
     let entries = map.rest();
     if entries.is_empty() {
         diagnostics.push(
-            Diagnostic::error(&codes::EMPTY, "a map type without fields", node.span, "nothing is in it").help("add a field: `name: string`"),
+            Diagnostic::error(&codes::EMPTY, "a map type without fields", node.span, "nothing is in it")
+                .help("add a field: `name: string`"),
         );
         return None;
     }
@@ -104,7 +119,12 @@ impl Parser<'_> {
         let text = text.trim();
         if text.len() > 2_000 {
             let title = "a type that is too long";
-            return Err(Box::new(Diagnostic::error(&codes::TOO_LONG, title, self.node.span, "at most 2000 characters")));
+            return Err(Box::new(Diagnostic::error(
+                &codes::TOO_LONG,
+                title,
+                self.node.span,
+                "at most 2000 characters",
+            )));
         }
         if let Some(inner) = text.strip_suffix('?') {
             return match self.parse(inner, at)? {
@@ -138,15 +158,25 @@ impl Parser<'_> {
             "string" => match argument.parse::<u32>() {
                 Ok(max) if (1..=MAX_STRING).contains(&max) => Ok(Type::String { max: Some(max) }),
                 _ => Err(Box::new(
-                    Diagnostic::error(&codes::UNKNOWN_TYPE, "a length that is not understood", self.span(inside, argument), format!("expected 1 to {MAX_STRING}"))
-                        .help("write for example `string(300)`"),
+                    Diagnostic::error(
+                        &codes::UNKNOWN_TYPE,
+                        "a length that is not understood",
+                        self.span(inside, argument),
+                        format!("expected 1 to {MAX_STRING}"),
+                    )
+                    .help("write for example `string(300)`"),
                 )),
             },
             "key" => match (self.key_of)(argument) {
                 Ok(()) => Ok(Type::Key(argument.to_owned())),
                 Err(help) => Err(Box::new(
-                    Diagnostic::error(&codes::UNKNOWN_REFERENCE, format!("no earlier step `{argument}` with items"), self.span(inside, argument), "`key(…)` takes a step that has items")
-                        .maybe_help(help),
+                    Diagnostic::error(
+                        &codes::UNKNOWN_REFERENCE,
+                        format!("no earlier step `{argument}` with items"),
+                        self.span(inside, argument),
+                        "`key(…)` takes a step that has items",
+                    )
+                    .maybe_help(help),
                 )),
             },
             _ => Err(self.unknown(text, at)),
@@ -160,11 +190,17 @@ impl Parser<'_> {
             let start = offset + (part.len() - part.trim_start().len());
             let word = part.trim();
             offset += part.len() + 1;
-            let shaped = !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
+            let shaped =
+                !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '.'));
             if !shaped {
                 return Err(Box::new(
-                    Diagnostic::error(&codes::UNKNOWN_TYPE, format!("`{word}` cannot be a choice"), self.span(start, word), "choices are single words")
-                        .help("write for example `low | medium | high`"),
+                    Diagnostic::error(
+                        &codes::UNKNOWN_TYPE,
+                        format!("`{word}` cannot be a choice"),
+                        self.span(start, word),
+                        "choices are single words",
+                    )
+                    .help("write for example `low | medium | high`"),
                 ));
             }
             if words.iter().any(|known| known == word) {
@@ -182,12 +218,23 @@ impl Parser<'_> {
 
     fn unknown(&self, text: &str, at: usize) -> Box<Diagnostic> {
         let word = text.split('(').next().unwrap_or(text);
-        let foreign = FOREIGN.iter().find(|(other, _)| other.eq_ignore_ascii_case(word)).map(|(_, here)| format!("write `{here}`"));
+        let foreign = FOREIGN
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(word))
+            .map(|(_, here)| format!("write `{here}`"));
         let near = || closest(word, WORDS.iter().copied()).map(|near| format!("did you mean `{near}`?"));
         let help = foreign.or_else(near).unwrap_or_else(|| {
             "types are `string` `string(300)` `integer` `number` `0..1` `boolean` `date`, choices `a | b`, lists `[T]`, maps, `T?` and `key(step)`".to_owned()
         });
-        Box::new(Diagnostic::error(&codes::UNKNOWN_TYPE, format!("unknown type `{text}`"), self.span(at, text), "not a type").help(help))
+        Box::new(
+            Diagnostic::error(
+                &codes::UNKNOWN_TYPE,
+                format!("unknown type `{text}`"),
+                self.span(at, text),
+                "not a type",
+            )
+            .help(help),
+        )
     }
 }
 
@@ -208,8 +255,17 @@ mod tests {
     #[test]
     fn every_form_is_read_and_written_back() {
         for text in [
-            "string", "string(300)", "integer", "number", "0..1", "boolean", "date", "simple | manageable | complex", "string(9)?",
-            "[string(160)]", "{class: a | b, n: 0..1?, members: [key(real)], groups: [{title: string(90)}]}",
+            "string",
+            "string(300)",
+            "integer",
+            "number",
+            "0..1",
+            "boolean",
+            "date",
+            "simple | manageable | complex",
+            "string(9)?",
+            "[string(160)]",
+            "{class: a | b, n: 0..1?, members: [key(real)], groups: [{title: string(90)}]}",
         ] {
             let (ty, shown) = read(text);
             assert_eq!(shown, "", "{text}");
@@ -220,9 +276,19 @@ mod tests {
     #[test]
     fn unknown_words_get_a_way_out() {
         for (text, hint) in [
-            ("bool", "write `boolean`"), ("strng(3)", "did you mean `string`?"), ("integr", "did you mean `integer`?"), ("high", "types are"),
-            ("string(0)", "write for example `string(300)`"), ("a | | b", "low | medium"), ("a | a", "twice"), ("[string, integer]", "write `[T]`"),
-            ("key(raal)", "did you mean `real`?"), ("{package: string}", "reserved"), ("{aB: string}", "write `a_b`"), ("{}", "add a field"), ("string??", "not a type"),
+            ("bool", "write `boolean`"),
+            ("strng(3)", "did you mean `string`?"),
+            ("integr", "did you mean `integer`?"),
+            ("high", "types are"),
+            ("string(0)", "write for example `string(300)`"),
+            ("a | | b", "low | medium"),
+            ("a | a", "twice"),
+            ("[string, integer]", "write `[T]`"),
+            ("key(raal)", "did you mean `real`?"),
+            ("{package: string}", "reserved"),
+            ("{aB: string}", "write `a_b`"),
+            ("{}", "add a field"),
+            ("string??", "not a type"),
         ] {
             let (_, shown) = read(text);
             assert!(shown.contains(hint), "{text}: {shown}");

@@ -30,7 +30,8 @@ impl Places<'_> {
         let rest = self.source.get(from..).unwrap_or("");
         let skipped = rest.len() - rest.trim_start_matches(|c: char| c == '.' || c == '?' || c.is_whitespace()).len();
         let start = from + skipped;
-        let length: usize = self.source[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').map(char::len_utf8).sum();
+        let length: usize =
+            self.source[start..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').map(char::len_utf8).sum();
         Span::new(start, start + length)
     }
 
@@ -106,5 +107,7 @@ impl Places<'_> {
 
 /// Whether a called function is an operator.
 pub(super) fn is_operator(name: &str) -> bool {
-    name.contains('_') && !name.chars().any(char::is_alphanumeric) || name == operators::IN || name == operators::NOT_STRICTLY_FALSE
+    name.contains('_') && !name.chars().any(char::is_alphanumeric)
+        || name == operators::IN
+        || name == operators::NOT_STRICTLY_FALSE
 }

@@ -161,7 +161,13 @@ impl Type {
         if mistakes.is_empty() { Ok(normal) } else { Err(mistakes) }
     }
 
-    fn accept(&self, value: &Value, path: &str, keys: &dyn Fn(&str) -> Vec<String>, mistakes: &mut Vec<TypeMistake>) -> Value {
+    fn accept(
+        &self,
+        value: &Value,
+        path: &str,
+        keys: &dyn Fn(&str) -> Vec<String>,
+        mistakes: &mut Vec<TypeMistake>,
+    ) -> Value {
         let mut wrong = |message: String| mistakes.push(TypeMistake { path: path.to_owned(), message });
         match (self, value) {
             (Self::Any, any) => return any.clone(),
@@ -199,7 +205,10 @@ impl Type {
                 }
             }
             (Self::List(of), Value::Array(items)) => {
-                let each = items.iter().enumerate().map(|(index, item)| of.accept(item, &format!("{path}[{index}]"), keys, mistakes));
+                let each = items
+                    .iter()
+                    .enumerate()
+                    .map(|(index, item)| of.accept(item, &format!("{path}[{index}]"), keys, mistakes));
                 return Value::Array(each.collect());
             }
             (Self::Map(fields) | Self::Open(fields), Value::Object(object)) => {
@@ -322,7 +331,8 @@ impl std::fmt::Display for Type {
 
 /// `YYYY-MM-DD`, and nothing else.
 pub fn parse_date(text: &str) -> Option<Date> {
-    let shaped = text.len() == 10 && text.bytes().enumerate().all(|(i, b)| if matches!(i, 4 | 7) { b == b'-' } else { b.is_ascii_digit() });
+    let shaped = text.len() == 10
+        && text.bytes().enumerate().all(|(i, b)| if matches!(i, 4 | 7) { b == b'-' } else { b.is_ascii_digit() });
     text.parse().ok().filter(|_| shaped)
 }
 

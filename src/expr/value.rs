@@ -38,13 +38,14 @@ pub fn to_json(cel: &Cel) -> Result<Json, String> {
         Cel::Bool(b) => Json::Bool(*b),
         Cel::Int(whole) => Json::from(*whole),
         Cel::UInt(whole) => Json::from(*whole),
-        Cel::Float(float) => {
-            serde_json::Number::from_f64(*float).map(Json::Number).ok_or_else(|| format!("the result is {float}, which is not a number"))?
-        }
+        Cel::Float(float) => serde_json::Number::from_f64(*float)
+            .map(Json::Number)
+            .ok_or_else(|| format!("the result is {float}, which is not a number"))?,
         Cel::String(text) => Json::String(text.to_string()),
         Cel::List(items) => Json::Array(items.iter().map(to_json).collect::<Result<_, _>>()?),
         Cel::Map(map) => {
-            let mut entries: Vec<(String, &Cel)> = map.map.iter().map(|(key, value)| (key.to_string(), value)).collect();
+            let mut entries: Vec<(String, &Cel)> =
+                map.map.iter().map(|(key, value)| (key.to_string(), value)).collect();
             entries.sort_by(|a, b| a.0.cmp(&b.0));
             let object = entries.into_iter().map(|(key, value)| Ok((key, to_json(value)?)));
             Json::Object(object.collect::<Result<_, String>>()?)
