@@ -40,7 +40,14 @@ impl<'a> Context<'a> {
         Origin { file: self.d.source().name().to_owned(), line: u32::try_from(line).unwrap_or(u32::MAX) }
     }
 
-    pub fn error(&mut self, code: &'static Code, title: impl Into<String>, span: Span, label: impl Into<String>, help: Option<String>) {
+    pub fn error(
+        &mut self,
+        code: &'static Code,
+        title: impl Into<String>,
+        span: Span,
+        label: impl Into<String>,
+        help: Option<String>,
+    ) {
         self.d.push(Diagnostic::error(code, title, span, label).maybe_help(help));
     }
 
@@ -48,10 +55,17 @@ impl<'a> Context<'a> {
     pub fn file(&mut self, what: &str, node: &Node) -> Option<(String, String)> {
         let written = node.filled_string(what, &mut self.d)?;
         let path = written.strip_prefix("./").unwrap_or(written).to_owned();
-        let leaves = path.starts_with('/') || path.contains('\\') || path.split('/').any(|part| part == ".." || part.is_empty());
+        let leaves =
+            path.starts_with('/') || path.contains('\\') || path.split('/').any(|part| part == ".." || part.is_empty());
         if leaves {
             let help = "write a path relative to the pipeline's folder, without `..`".to_owned();
-            self.error(&codes::BAD_PATH, format!("{what} leaves the pipeline's folder"), node.span, "only files below it are read", Some(help));
+            self.error(
+                &codes::BAD_PATH,
+                format!("{what} leaves the pipeline's folder"),
+                node.span,
+                "only files below it are read",
+                Some(help),
+            );
             return None;
         }
         if let Some(text) = self.used.get(&path) {
@@ -66,7 +80,9 @@ impl<'a> Context<'a> {
             Err(error) => {
                 let near = self.files.beside(&path);
                 let help = match error {
-                    FileError::Missing => did_you_mean(&path, near.iter().map(String::as_str)).filter(|help| help.starts_with("did")),
+                    FileError::Missing => {
+                        did_you_mean(&path, near.iter().map(String::as_str)).filter(|help| help.starts_with("did"))
+                    }
                     _ => None,
                 };
                 let help = help.or_else(|| Some(format!("looked for {}", self.files.shown(&path))));

@@ -7,9 +7,9 @@ use crate::expr::cel::Expr;
 use crate::expr::types::Type;
 
 use super::context::Context;
+use super::exprs;
 use super::scope::Scope;
 use super::steps::{Rules, check_item_budget, introduce, items_type};
-use super::exprs;
 
 /// A read `each` with what the rest of the step needs.
 pub(super) struct EachRead {
@@ -30,8 +30,16 @@ pub(super) fn each(node: &Node, scope: &Scope, rules: &Rules<'_>, c: &mut Contex
 fn short(text: &str, node: &Node, scope: &Scope, c: &mut Context<'_>) -> Option<EachRead> {
     let base = node.inner_start(c.d.source().text());
     let parts = text.split_once(" in ").map(|(name, items)| (name.trim(), items.trim()));
-    let Some((name, items)) = parts.filter(|(name, items)| !name.is_empty() && !name.contains(' ') && !items.is_empty()) else {
-        node.bad("`each`", "`name in step`", "not of that form", Some("write for example `each: error in errors`".to_owned()), &mut c.d);
+    let Some((name, items)) =
+        parts.filter(|(name, items)| !name.is_empty() && !name.contains(' ') && !items.is_empty())
+    else {
+        node.bad(
+            "`each`",
+            "`name in step`",
+            "not of that form",
+            Some("write for example `each: error in errors`".to_owned()),
+            &mut c.d,
+        );
         return None;
     };
     let span = |part: &str| {
@@ -52,7 +60,14 @@ fn short(text: &str, node: &Node, scope: &Scope, c: &mut Context<'_>) -> Option<
 
 fn long(node: &Node, scope: &Scope, rules: &Rules<'_>, c: &mut Context<'_>) -> Option<EachRead> {
     let mut map = node.map("`each`", &mut c.d)?;
-    for (other, own) in [("name", "as"), ("of", "in"), ("from", "in"), ("limit", "take"), ("max_parallel", "parallel"), ("sort", "order")] {
+    for (other, own) in [
+        ("name", "as"),
+        ("of", "in"),
+        ("from", "in"),
+        ("limit", "take"),
+        ("max_parallel", "parallel"),
+        ("sort", "order"),
+    ] {
         map.renamed(other, own);
     }
     let name_node = map.require("as", &mut c.d);
@@ -113,7 +128,13 @@ fn order(node: &Node, item: &Type, c: &mut Context<'_>) -> Option<Order> {
         && !known.iter().any(|known| known.name == field)
     {
         let help = did_you_mean(field, known.iter().map(|field| field.name.as_str()));
-        c.error(&codes::UNKNOWN_FIELD, format!("unknown field `{field}`"), node.span, "the items have no such field", help);
+        c.error(
+            &codes::UNKNOWN_FIELD,
+            format!("unknown field `{field}`"),
+            node.span,
+            "the items have no such field",
+            help,
+        );
     }
     Some(Order { field: field.to_owned(), descending })
 }

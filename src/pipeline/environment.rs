@@ -22,7 +22,10 @@ pub(super) fn environment(node: &Node, c: &mut Context<'_>) -> Option<Environmen
 
 fn read(tree: &Node, file: String, d: &mut Diagnostics) -> Option<Environment> {
     if tree.is_null() {
-        d.push(Diagnostic::error(&codes::EMPTY, "the file is empty", Span::new(0, 0), "no environment is in it").help("write at least `test:`"));
+        d.push(
+            Diagnostic::error(&codes::EMPTY, "the file is empty", Span::new(0, 0), "no environment is in it")
+                .help("write at least `test:`"),
+        );
         return None;
     }
     let mut map = tree.map("an environment", d)?;
@@ -43,7 +46,9 @@ fn read(tree: &Node, file: String, d: &mut Diagnostics) -> Option<Environment> {
     }
     if let Some(mut services) = map.optional("services", d).and_then(|node| node.map("`services`", d)) {
         for entry in services.rest() {
-            environment.services.extend(service(&entry.key, &entry.value, d).map(|service| (entry.key.clone(), service)));
+            environment
+                .services
+                .extend(service(&entry.key, &entry.value, d).map(|service| (entry.key.clone(), service)));
         }
     }
     environment.checks = texts(&mut map, "checks", d);
@@ -71,7 +76,9 @@ fn nullable(map: &mut MapReader<'_>, key: &str, d: &mut Diagnostics) -> Option<S
 }
 
 fn texts(map: &mut MapReader<'_>, key: &str, d: &mut Diagnostics) -> Vec<String> {
-    let Some(items) = map.optional(key, d).and_then(|node| node.list(&format!("`{key}`"), d)) else { return Vec::new() };
+    let Some(items) = map.optional(key, d).and_then(|node| node.list(&format!("`{key}`"), d)) else {
+        return Vec::new();
+    };
     items.iter().filter_map(|item| item.filled_string(&format!("an entry of `{key}`"), d).map(str::to_owned)).collect()
 }
 

@@ -24,7 +24,10 @@ pub(super) fn parse(what: &str, node: &Node, d: &mut Diagnostics) -> Option<Expr
             for mistake in mistakes.iter().take(3) {
                 let span = place(node, mistake.span, d);
                 let title = format!("{what} is not an expression");
-                d.push(Diagnostic::error(&codes::EXPRESSION, title, span, mistake.message.clone()).maybe_help(way_out(text)));
+                d.push(
+                    Diagnostic::error(&codes::EXPRESSION, title, span, mistake.message.clone())
+                        .maybe_help(way_out(text)),
+                );
             }
             None
         }
@@ -42,7 +45,14 @@ pub(super) fn check(expr: &Expr, node: &Node, scope: &TypeScope, known: &Known, 
 }
 
 /// The same, for a condition.
-pub(super) fn check_condition(what: &str, expr: &Expr, node: &Node, scope: &TypeScope, known: &Known, d: &mut Diagnostics) {
+pub(super) fn check_condition(
+    what: &str,
+    expr: &Expr,
+    node: &Node,
+    scope: &TypeScope,
+    known: &Known,
+    d: &mut Diagnostics,
+) {
     let before = d.len();
     let ty = check(expr, node, scope, known, d);
     if d.len() > before || matches!(ty, Type::Boolean | Type::Any) {
@@ -55,7 +65,9 @@ pub(super) fn check_condition(what: &str, expr: &Expr, node: &Node, scope: &Type
         _ => None,
     };
     let title = format!("{what} must be true or false");
-    d.push(Diagnostic::error(&codes::TYPE_CONFLICT, title, node.span, format!("this is {}", ty.noun())).maybe_help(help));
+    d.push(
+        Diagnostic::error(&codes::TYPE_CONFLICT, title, node.span, format!("this is {}", ty.noun())).maybe_help(help),
+    );
 }
 
 /// A byte range of the expression's text in the file; the whole scalar where escapes are in the way.

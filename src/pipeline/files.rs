@@ -59,7 +59,8 @@ impl Files for DiskFiles {
         let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
         let Ok(entries) = std::fs::read_dir(self.folder.join(folder)) else { return Vec::new() };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        let mut paths: Vec<String> = names.map(|name| if folder.is_empty() { name } else { format!("{folder}/{name}") }).collect();
+        let mut paths: Vec<String> =
+            names.map(|name| if folder.is_empty() { name } else { format!("{folder}/{name}") }).collect();
         paths.sort();
         paths
     }

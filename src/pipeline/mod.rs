@@ -13,6 +13,7 @@ mod files;
 mod on;
 mod options;
 mod read;
+pub mod schema;
 mod scope;
 mod steps;
 mod tools;
@@ -22,10 +23,12 @@ mod test_kinds;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::base::hash::Hash;
-use crate::diag::{Report, Source, parse_yaml};
+use crate::config::settings::Settings;
+use crate::diag::{Diagnostic, Diagnostics, Report, Source, Span, codes, parse_yaml};
 use crate::domain::definition::Pipeline;
 use crate::ports::Registry;
 
@@ -39,7 +42,35 @@ pub struct Surroundings {
     pub sources: Option<BTreeMap<String, String>>,
 }
 
-/// Reads and checks one pipeline.
+impl Surroundings {
+    /// What the configuration and its profiles say.
+    pub fn of(settings: &Settings) -> Self {
+        let of_profiles = settings.profiles.values().flat_map(|profile| &profile.sources);
+        let sources = of_profiles.chain(&settings.sources).map(|(name, source)| (name.clone(), source.kind.clone()));
+        Self { sources: Some(sources.collect()) }
+    }
+}
+
+/// Reads and checks the pipeline at `path`, a path as the user typed it, with the files beside it.
+pub fn load(path: &Path, registry: &Registry, surroundings: &Surroundings) -> (Option<Pipeline>, Report) {
+    let shown = path.display().to_string();
+    let name = path.file_name().map_or_else(|| shown.clone(), |name| name.to_string_lossy().into_owned());
+    match files::read_text(path) {
+        Ok(text) => parse(&shown, &name, &text, &DiskFiles::beside(path), registry, surroundings),
+        Err(why) => {
+            let mut d = Diagnostics::new(Arc::new(Source::new(shown, "")));
+            let title = "the pipeline cannot be read";
+            d.push(
+                Diagnostic::error(&codes::UNREADABLE, title, Span::default(), why.to_string()).help("check the path"),
+            );
+            let mut report = Report::default();
+            report.add(d);
+            (None, report)
+        }
+    }
+}
+
+/// Reads and checks one pipeline from its text.
 ///
 /// `shown` is the pipeline's path as the user typed it; `file_name` its name in its folder, under which its text is kept;
 /// `files` reads what it refers to, by path relative to that folder. The report holds the mistakes of every file that was

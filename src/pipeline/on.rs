@@ -37,7 +37,9 @@ fn schedule(node: &Node, c: &mut Context<'_>) -> Option<ScheduleDef> {
     }
     let missed = map.optional("missed", &mut c.d).and_then(|node| missed(node, c)).unwrap_or_default();
     let max_age = map.optional("max_age", &mut c.d).and_then(|node| node.duration("`max_age`", &mut c.d));
-    let overlap = map.optional("overlap", &mut c.d).and_then(|node| node.word("`overlap`", &["skip", "queue", "cancel_previous"], &mut c.d));
+    let overlap = map
+        .optional("overlap", &mut c.d)
+        .and_then(|node| node.word("`overlap`", &["skip", "queue", "cancel_previous"], &mut c.d));
     let jitter = map.optional("jitter", &mut c.d).and_then(|node| node.duration("`jitter`", &mut c.d));
     map.finish(&mut c.d);
     Some(ScheduleDef {
@@ -59,7 +61,13 @@ fn cron<'n>(node: &'n Node, c: &mut Context<'_>) -> Option<(&'n str, &'n Node)> 
     let text = node.filled_string("`cron`", &mut c.d)?;
     if node.in_flow && node.plain().is_some() {
         let help = format!("quote it: `cron: \"{text}\"`");
-        c.error(&codes::CRON_QUOTES, "a cron expression without quotes", node.span, "inside `{…}` a comma would cut it", Some(help));
+        c.error(
+            &codes::CRON_QUOTES,
+            "a cron expression without quotes",
+            node.span,
+            "inside `{…}` a comma would cut it",
+            Some(help),
+        );
         return None;
     }
     Some((text, node))
@@ -74,7 +82,13 @@ fn zone_node<'n>(map: &mut MapReader<'n>, c: &mut Context<'_>) -> Option<&'n Nod
     map.take("timezone");
     if !misspelt {
         let help = "add `timezone: Europe/Berlin`, or `timezone: UTC`".to_owned();
-        c.error(&codes::NO_ZONE, "a schedule without a time zone", map.place(), "in which zone is this time meant?", Some(help));
+        c.error(
+            &codes::NO_ZONE,
+            "a schedule without a time zone",
+            map.place(),
+            "in which zone is this time meant?",
+            Some(help),
+        );
     }
     None
 }
@@ -83,13 +97,21 @@ fn check_cron(cron: &str, node: &Node, zone: Option<(&str, &Node)>, c: &mut Cont
     // Whether a slot ever comes does not depend on today.
     let reference = Timestamp::UNIX_EPOCH;
     let zone_name = zone.map_or("UTC", |(name, _)| name);
-    let Err(error) = CronSchedule::parse(cron, zone_name).and_then(|schedule| schedule.first(reference)) else { return };
+    let Err(error) = CronSchedule::parse(cron, zone_name).and_then(|schedule| schedule.first(reference)) else {
+        return;
+    };
     match (&error, zone) {
         (CronError::UnknownZone { zone: name }, Some((_, zone_node))) => {
             let known = zone_names();
             let near = closest(name, known.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
             let help = near.or_else(|| Some(error.help()));
-            c.error(&codes::BAD_ZONE, format!("unknown time zone `{name}`"), zone_node.span, "not in the time zone database", help);
+            c.error(
+                &codes::BAD_ZONE,
+                format!("unknown time zone `{name}`"),
+                zone_node.span,
+                "not in the time zone database",
+                help,
+            );
             // The expression is checked all the same.
             check_cron(cron, node, None, c);
         }
@@ -99,14 +121,21 @@ fn check_cron(cron: &str, node: &Node, zone: Option<(&str, &Node)>, c: &mut Cont
                 (Some(start), Some(range)) if !range.is_empty() => Span::new(start + range.start, start + range.end),
                 _ => node.span,
             };
-            c.error(&codes::BAD_CRON, "a cron expression that is not understood", span, error.to_string(), Some(error.help()));
+            c.error(
+                &codes::BAD_CRON,
+                "a cron expression that is not understood",
+                span,
+                error.to_string(),
+                Some(error.help()),
+            );
         }
     }
 }
 
 fn missed(node: &Node, c: &mut Context<'_>) -> Option<Missed> {
     let text = node.string("`missed`", &mut c.d)?;
-    let count = text.strip_prefix("all(").and_then(|rest| rest.strip_suffix(')')).and_then(|count| count.parse::<u32>().ok());
+    let count =
+        text.strip_prefix("all(").and_then(|rest| rest.strip_suffix(')')).and_then(|count| count.parse::<u32>().ok());
     match (text, count) {
         ("skip", _) => Some(Missed::Skip),
         ("latest", _) => Some(Missed::Latest),

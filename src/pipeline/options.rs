@@ -93,7 +93,11 @@ impl<'n> OptionReader<'_, '_, 'n> {
     }
 
     /// One text or a list of them, in the shape that was written.
-    fn many(&mut self, node: &'n Node, mut read: impl FnMut(&mut Self, &'n Node) -> Option<String>) -> Option<OptionValue> {
+    fn many(
+        &mut self,
+        node: &'n Node,
+        mut read: impl FnMut(&mut Self, &'n Node) -> Option<String>,
+    ) -> Option<OptionValue> {
         let NodeKind::Seq(items) = &node.kind else { return read(self, node).map(OptionValue::Text) };
         if items.is_empty() {
             self.c.error(&codes::EMPTY, "an empty list", node.span, "at least one entry belongs here", None);
@@ -107,7 +111,8 @@ impl<'n> OptionReader<'_, '_, 'n> {
         let text = node.string(what, &mut self.c.d)?;
         let called = |word: &&&str| {
             let Some(name) = word.strip_suffix("(n)") else { return **word == text };
-            let number = text.strip_prefix(name).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.strip_suffix(')'));
+            let number =
+                text.strip_prefix(name).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.strip_suffix(')'));
             number.and_then(|number| number.parse::<u16>().ok()).is_some_and(|number| number > 0)
         };
         if words.iter().find(called).is_some() {
@@ -129,10 +134,18 @@ impl<'n> OptionReader<'_, '_, 'n> {
             return self.expr(name, node, Sees::Nothing).map(OptionValue::Expr);
         };
         if items.is_empty() {
-            self.c.error(&codes::EMPTY, format!("`{name}` is empty"), node.span, "name at least one step or value", None);
+            self.c.error(
+                &codes::EMPTY,
+                format!("`{name}` is empty"),
+                node.span,
+                "name at least one step or value",
+                None,
+            );
             return None;
         }
-        Some(OptionValue::List(items.iter().filter_map(|item| self.expr(name, item, Sees::Nothing)).map(OptionValue::Expr).collect()))
+        Some(OptionValue::List(
+            items.iter().filter_map(|item| self.expr(name, item, Sees::Nothing)).map(OptionValue::Expr).collect(),
+        ))
     }
 
     fn args(&mut self, node: &'n Node) -> Option<OptionValue> {
@@ -142,7 +155,14 @@ impl<'n> OptionReader<'_, '_, 'n> {
             let what = format!("`args.{}`", entry.key);
             let Some(expr) = exprs::parse(&what, &entry.value, &mut self.c.d) else { continue };
             let arg = Some(entry.key.clone());
-            self.pending.push(Pending { expr: expr.clone(), node: &entry.value, sees: Sees::Nothing, what, condition: false, arg });
+            self.pending.push(Pending {
+                expr: expr.clone(),
+                node: &entry.value,
+                sees: Sees::Nothing,
+                what,
+                condition: false,
+                arg,
+            });
             values.push((entry.key.clone(), OptionValue::Expr(expr)));
         }
         Some(OptionValue::Map(values))
@@ -153,17 +173,26 @@ impl<'n> OptionReader<'_, '_, 'n> {
         let name = node.filled_string("`from`", &mut self.c.d)?;
         let own = self.tools.iter().any(|tool| tool.name == name);
         let configured = self.c.surroundings.sources.as_ref();
-        let known = own || BUILT_IN_SOURCES.contains(&name) || configured.is_some_and(|sources| sources.contains_key(name));
+        let known =
+            own || BUILT_IN_SOURCES.contains(&name) || configured.is_some_and(|sources| sources.contains_key(name));
         if known {
             return Some(name.to_owned());
         }
         if self.scope.steps.contains_key(name) {
-            let help = "`fetch` reads sources and tools; use the step in `given`, `in` or `from` of another kind".to_owned();
-            self.c.error(&codes::UNKNOWN_SOURCE, format!("`{name}` is a step, not a source"), node.span, "a step has its data already", Some(help));
+            let help =
+                "`fetch` reads sources and tools; use the step in `given`, `in` or `from` of another kind".to_owned();
+            self.c.error(
+                &codes::UNKNOWN_SOURCE,
+                format!("`{name}` is a step, not a source"),
+                node.span,
+                "a step has its data already",
+                Some(help),
+            );
             return None;
         }
         let tool_names: Vec<String> = self.tools.iter().map(|tool| tool.name.clone()).collect();
-        let mut names: Vec<&str> = tool_names.iter().map(String::as_str).chain(BUILT_IN_SOURCES.iter().copied()).collect();
+        let mut names: Vec<&str> =
+            tool_names.iter().map(String::as_str).chain(BUILT_IN_SOURCES.iter().copied()).collect();
         if let Some(sources) = configured {
             names.extend(sources.keys().map(String::as_str));
         }
@@ -184,15 +213,47 @@ impl<'n> OptionReader<'_, '_, 'n> {
             let always = self.c.registry.tools.iter().any(|kind| kind.name == name && kind.always);
             if always {
                 let help = Some("leave it out".to_owned());
-                self.c.error(&codes::UNKNOWN_TOOL, format!("`{name}` need not be listed"), item.span, "every agent has it", help);
+                self.c.error(
+                    &codes::UNKNOWN_TOOL,
+                    format!("`{name}` need not be listed"),
+                    item.span,
+                    "every agent has it",
+                    help,
+                );
                 continue;
             }
-            let foreign = [("Read", "read"), ("Grep", "search"), ("Glob", "tree"), ("Edit", "edit"), ("Bash", "run"), ("code_read_file", "read"), ("code_search", "search"), ("code_file_tree", "tree"), ("e2b_run_tests", "run_tests")];
-            let renamed = foreign.iter().find(|(other, _)| *other == name).map(|(_, own)| format!("write `{own}`; profiles bind it"));
-            let names: Vec<&str> =
-                self.c.registry.tools.iter().filter(|kind| !kind.always).map(|kind| kind.name).chain(self.tools.iter().map(|tool| tool.name.as_str())).collect();
+            let foreign = [
+                ("Read", "read"),
+                ("Grep", "search"),
+                ("Glob", "tree"),
+                ("Edit", "edit"),
+                ("Bash", "run"),
+                ("code_read_file", "read"),
+                ("code_search", "search"),
+                ("code_file_tree", "tree"),
+                ("e2b_run_tests", "run_tests"),
+            ];
+            let renamed = foreign
+                .iter()
+                .find(|(other, _)| *other == name)
+                .map(|(_, own)| format!("write `{own}`; profiles bind it"));
+            let names: Vec<&str> = self
+                .c
+                .registry
+                .tools
+                .iter()
+                .filter(|kind| !kind.always)
+                .map(|kind| kind.name)
+                .chain(self.tools.iter().map(|tool| tool.name.as_str()))
+                .collect();
             let help = renamed.or_else(|| did_you_mean(name, names));
-            self.c.error(&codes::UNKNOWN_TOOL, format!("unknown tool `{name}`"), item.span, "no tool has this name", help);
+            self.c.error(
+                &codes::UNKNOWN_TOOL,
+                format!("unknown tool `{name}`"),
+                item.span,
+                "no tool has this name",
+                help,
+            );
         }
         Some(OptionValue::List(found))
     }
@@ -203,15 +264,29 @@ impl<'n> OptionReader<'_, '_, 'n> {
             return Some(name.to_owned());
         }
         let help = did_you_mean(name, self.scope.steps.keys().map(String::as_str));
-        self.c.error(&codes::UNKNOWN_REFERENCE, format!("unknown step `{name}`"), node.span, "no earlier step has this id", help);
+        self.c.error(
+            &codes::UNKNOWN_REFERENCE,
+            format!("unknown step `{name}`"),
+            node.span,
+            "no earlier step has this id",
+            help,
+        );
         None
     }
 
     fn field(&mut self, what: &str, node: &'n Node) -> Option<String> {
         let text = node.filled_string(what, &mut self.c.d)?;
         let name = text.strip_prefix('-').unwrap_or(text);
-        if names::check_snake_case(name).is_err() && !name.split('.').all(|part| part.chars().all(|ch| ch.is_alphanumeric() || ch == '_') && !part.is_empty()) {
-            node.bad(what, "a field of the items, `-` in front for descending", "not a name", Some("write for example `\"-users\"`".to_owned()), &mut self.c.d);
+        if names::check_snake_case(name).is_err()
+            && !name.split('.').all(|part| part.chars().all(|ch| ch.is_alphanumeric() || ch == '_') && !part.is_empty())
+        {
+            node.bad(
+                what,
+                "a field of the items, `-` in front for descending",
+                "not a name",
+                Some("write for example `\"-users\"`".to_owned()),
+                &mut self.c.d,
+            );
             return None;
         }
         self.fields.push((name.to_owned(), node));
@@ -222,14 +297,23 @@ impl<'n> OptionReader<'_, '_, 'n> {
         let commands = node.one_or_more().iter().filter_map(|item| environment::command(item, &mut self.c.d));
         let values = commands.map(|command| {
             let exits = command.ok_exit.into_iter().map(|code| OptionValue::Integer(code.into())).collect();
-            OptionValue::Map(vec![("run".to_owned(), OptionValue::Text(command.run)), ("ok_exit".to_owned(), OptionValue::List(exits))])
+            OptionValue::Map(vec![
+                ("run".to_owned(), OptionValue::Text(command.run)),
+                ("ok_exit".to_owned(), OptionValue::List(exits)),
+            ])
         });
         Some(OptionValue::List(values.collect()))
     }
 }
 
 /// Reports the keys of `map` that are options elsewhere: under the kind instead of beside it, or the other way round.
-pub(super) fn misplaced(map: &mut MapReader<'_>, options: &'static [Opt], where_to: &str, c: &mut Context<'_>, except: &[&str]) {
+pub(super) fn misplaced(
+    map: &mut MapReader<'_>,
+    options: &'static [Opt],
+    where_to: &str,
+    c: &mut Context<'_>,
+    except: &[&str],
+) {
     for option in options {
         if !map.has(option.name) || except.contains(&option.name) {
             continue;

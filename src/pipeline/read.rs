@@ -35,14 +35,22 @@ pub(super) fn pipeline(tree: &Node, c: &mut Context<'_>) -> Option<Pipeline> {
         return None;
     }
     let mut map = tree.map("a pipeline", &mut c.d)?;
-    for (old, new) in [("description", "summary"), ("triggers", "on"), ("trigger", "on"), ("schedule", "on: {schedule: …}"), ("jobs", "steps"), ("inputs", "params")] {
+    for (old, new) in [
+        ("description", "summary"),
+        ("triggers", "on"),
+        ("trigger", "on"),
+        ("schedule", "on: {schedule: …}"),
+        ("jobs", "steps"),
+        ("inputs", "params"),
+    ] {
         map.renamed(old, new);
     }
     version(&mut map, c);
     let name = name(&mut map, c);
     let summary = map.require("summary", &mut c.d).and_then(|node| node.filled_string("`summary`", &mut c.d));
     let owner = map.optional("owner", &mut c.d).and_then(|node| owner(node, c));
-    let effects = map.optional("effects", &mut c.d).and_then(|node| node.word("`effects`", &["preview", "live"], &mut c.d));
+    let effects =
+        map.optional("effects", &mut c.d).and_then(|node| node.word("`effects`", &["preview", "live"], &mut c.d));
     let params = map.optional("params", &mut c.d).map(|node| params(node, c)).unwrap_or_default();
     let on = map.optional("on", &mut c.d).map(|node| on::on(node, c)).unwrap_or_default();
     let (limits, limit_spans) = map.optional("limits", &mut c.d).map(|node| limits(node, c)).unwrap_or_default();
@@ -88,7 +96,13 @@ fn version(map: &mut MapReader<'_>, c: &mut Context<'_>) {
     let Some(node) = map.require("version", &mut c.d) else { return };
     let Some(text) = node.string("`version`", &mut c.d) else { return };
     if text != VERSION || node.plain().is_none() {
-        c.error(&codes::VERSION, "unknown version", node.span, "this nightcrew reads version 1", Some("write `version: 1`".to_owned()));
+        c.error(
+            &codes::VERSION,
+            "unknown version",
+            node.span,
+            "this nightcrew reads version 1",
+            Some("write `version: 1`".to_owned()),
+        );
     }
 }
 
@@ -105,7 +119,8 @@ fn name<'n>(map: &mut MapReader<'n>, c: &mut Context<'_>) -> Option<&'n str> {
 fn owner(node: &Node, c: &mut Context<'_>) -> Option<Owner> {
     let mut map = node.map("`owner`", &mut c.d)?;
     let channel = map.require("channel", &mut c.d).and_then(|node| channel(node, c));
-    let alarm_if_late = map.optional("alarm_if_late", &mut c.d).and_then(|node| node.duration("`alarm_if_late`", &mut c.d));
+    let alarm_if_late =
+        map.optional("alarm_if_late", &mut c.d).and_then(|node| node.duration("`alarm_if_late`", &mut c.d));
     map.finish(&mut c.d);
     Some(Owner { channel: channel?, alarm_if_late })
 }
@@ -116,7 +131,13 @@ pub(super) fn channel(node: &Node, c: &mut Context<'_>) -> Option<String> {
     let name = text.strip_prefix('#').unwrap_or(text);
     let shaped = !name.is_empty() && name.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '-' | '_' | '.'));
     if !shaped || text.starts_with('@') {
-        node.bad("`channel`", "the name of a channel", "one word without spaces", Some("write for example `ops`".to_owned()), &mut c.d);
+        node.bad(
+            "`channel`",
+            "the name of a channel",
+            "one word without spaces",
+            Some("write for example `ops`".to_owned()),
+            &mut c.d,
+        );
         return None;
     }
     Some(name.to_owned())
@@ -149,7 +170,8 @@ fn default_value(ty: &Type, node: &Node, c: &mut Context<'_>) -> Option<Value> {
     // Any day will do: only whether the default fits is asked here.
     if let Err(mistakes) = ty.resolve_default(&value, Date::constant(2026, 1, 1)) {
         for mistake in mistakes.into_iter().filter(|_| !node.is_broken()) {
-            let help = (*ty.required() == Type::Date).then(|| "write `today`, `yesterday` or a date such as 2026-11-20".to_owned());
+            let help = (*ty.required() == Type::Date)
+                .then(|| "write `today`, `yesterday` or a date such as 2026-11-20".to_owned());
             c.error(&codes::BAD_VALUE, "the default does not fit the type", node.span, mistake.to_string(), help);
         }
         return None;
@@ -171,7 +193,10 @@ fn to_json(ty: &Type, node: &Node) -> Value {
         (NodeKind::Scalar { text, .. }, _) => Value::String(text.clone()),
         (NodeKind::Seq(items), Type::List(of)) => Value::Array(items.iter().map(|item| to_json(of, item)).collect()),
         (NodeKind::Map(entries), map) => Value::Object(
-            entries.iter().map(|entry| (entry.key.clone(), to_json(map.field(&entry.key).unwrap_or(&Type::Any), &entry.value))).collect(),
+            entries
+                .iter()
+                .map(|entry| (entry.key.clone(), to_json(map.field(&entry.key).unwrap_or(&Type::Any), &entry.value)))
+                .collect(),
         ),
         (NodeKind::Seq(items), _) => Value::Array(items.iter().map(|item| to_json(&Type::Any, item)).collect()),
         (NodeKind::Null | NodeKind::Broken, _) => Value::Null,
@@ -206,14 +231,19 @@ fn limits(node: &Node, c: &mut Context<'_>) -> (Limits, LimitSpans) {
     limits.max_turns = count("max_turns", &mut map, c, 1);
     let budget = money("max_budget_usd", &mut map, c);
     let day = money("max_per_day_usd", &mut map, c);
-    if let (Some((budget, budget_span)), Some((day, day_span))) = (&budget, &day) {
-        if budget.value > day.value {
-            c.d.push(
-                Diagnostic::error(&codes::LIMIT, "one run may spend more than a day", *budget_span, format!("{} a run", budget.value))
-                    .also(*day_span, format!("{} a day", day.value))
-                    .help("lower `max_budget_usd`, or raise `max_per_day_usd`"),
-            );
-        }
+    if let (Some((budget, budget_span)), Some((day, day_span))) = (&budget, &day)
+        && budget.value > day.value
+    {
+        c.d.push(
+            Diagnostic::error(
+                &codes::LIMIT,
+                "one run may spend more than a day",
+                *budget_span,
+                format!("{} a run", budget.value),
+            )
+            .also(*day_span, format!("{} a day", day.value))
+            .help("lower `max_budget_usd`, or raise `max_per_day_usd`"),
+        );
     }
     spans.max_budget = budget.as_ref().map(|(from, span)| (from.value, *span));
     limits.max_budget_usd = budget.map(|(from, _)| from);
@@ -228,7 +258,13 @@ fn limits(node: &Node, c: &mut Context<'_>) -> (Limits, LimitSpans) {
     limits.keep_for_report_permille = map.optional("keep_for_report", &mut c.d).and_then(|node| {
         let ratio = node.ratio("`keep_for_report`", &mut c.d)?;
         if ratio > 0.9 {
-            c.error(&codes::LIMIT, "nothing is left for the work", node.span, "at most 90% can be held back", Some("write for example `10%`".to_owned()));
+            c.error(
+                &codes::LIMIT,
+                "nothing is left for the work",
+                node.span,
+                "at most 90% can be held back",
+                Some("write for example `10%`".to_owned()),
+            );
         }
         Some(From { value: permille(ratio), origin: c.origin(node.span) })
     });
@@ -246,31 +282,54 @@ fn repository(node: &Node, c: &mut Context<'_>) -> Option<Repository> {
     let mut map = node.map("`repository`", &mut c.d)?;
     let github = map.optional("github", &mut c.d).and_then(|node| {
         let text = node.filled_string("`github`", &mut c.d)?;
-        let part = |part: &str| !part.is_empty() && part.chars().all(|ch| ch.is_ascii_alphanumeric() || matches!(ch, '-' | '_' | '.'));
+        let part = |part: &str| {
+            !part.is_empty() && part.chars().all(|ch| ch.is_ascii_alphanumeric() || matches!(ch, '-' | '_' | '.'))
+        };
         let shaped = text.split_once('/').is_some_and(|(owner, name)| part(owner) && part(name));
         if !shaped {
-            let short = text.trim_end_matches(".git").rsplit("github.com/").next().unwrap_or("").trim_start_matches(':');
-            let help = if short != text && short.contains('/') { format!("write `{short}`") } else { "write for example `acme/api`".to_owned() };
+            let short =
+                text.trim_end_matches(".git").rsplit("github.com/").next().unwrap_or("").trim_start_matches(':');
+            let help = if short != text && short.contains('/') {
+                format!("write `{short}`")
+            } else {
+                "write for example `acme/api`".to_owned()
+            };
             node.bad("`github`", "`owner/name`", "not of that form", Some(help), &mut c.d);
         }
         Some(text.to_owned())
     });
     let text = |key: &str, map: &mut MapReader<'_>, c: &mut Context<'_>| {
-        map.optional(key, &mut c.d).and_then(|node| node.filled_string(&format!("`{key}`"), &mut c.d)).map(str::to_owned)
+        map.optional(key, &mut c.d)
+            .and_then(|node| node.filled_string(&format!("`{key}`"), &mut c.d))
+            .map(str::to_owned)
     };
     let r#ref = text("ref", &mut map, c);
     let path = text("path", &mut map, c);
     if !map.has("github") && !map.has("path") {
-        c.error(&codes::NEEDS, "a repository is somewhere", map.place(), "`github` or `path` is needed", Some("add `github: owner/name`".to_owned()));
+        c.error(
+            &codes::NEEDS,
+            "a repository is somewhere",
+            map.place(),
+            "`github` or `path` is needed",
+            Some("add `github: owner/name`".to_owned()),
+        );
     }
     map.finish(&mut c.d);
     Some(Repository { github, r#ref, path })
 }
 
 fn trigger_type() -> Type {
-    Type::Map(vec![Field::new("kind", Type::TEXT), Field::new("key", Type::TEXT), Field::new("item", Type::Any.optional())])
+    Type::Map(vec![
+        Field::new("kind", Type::TEXT),
+        Field::new("key", Type::TEXT),
+        Field::new("item", Type::Any.optional()),
+    ])
 }
 
 fn run_type() -> Type {
-    Type::Map(vec![Field::new("id", Type::TEXT), Field::new("started_at", Type::TEXT), Field::new("nominal_at", Type::TEXT)])
+    Type::Map(vec![
+        Field::new("id", Type::TEXT),
+        Field::new("started_at", Type::TEXT),
+        Field::new("nominal_at", Type::TEXT),
+    ])
 }

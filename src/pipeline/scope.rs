@@ -73,7 +73,8 @@ pub(super) fn merge(item: &Type, added: &[Field]) -> (Type, Vec<String>) {
         .filter(|field| !newest(&field.name) && own.iter().any(|known| known.name == field.name))
         .map(|field| field.name.clone())
         .collect();
-    let mut fields: Vec<Field> = own.iter().filter(|field| !added.iter().any(|other| other.name == field.name)).cloned().collect();
+    let mut fields: Vec<Field> =
+        own.iter().filter(|field| !added.iter().any(|other| other.name == field.name)).cloned().collect();
     fields.extend(added.iter().cloned());
     let closed = matches!(item.required(), Type::Map(_));
     (if closed { Type::Map(fields) } else { Type::Open(fields) }, clashes)

@@ -12,10 +12,10 @@ use crate::ports::step::{Checked, Sees, StepKind, Yields};
 
 use super::context::Context;
 use super::each::{self, EachRead};
+use super::exprs;
 use super::options::{OptionReader, Pending, misplaced};
 use super::read::{LimitSpans, check_name};
 use super::scope::{Earlier, Scope, as_data, item_of, merge, result};
-use super::exprs;
 
 /// What the steps are checked against beside their scope.
 pub(super) struct Rules<'a> {
@@ -30,7 +30,13 @@ pub(super) struct Rules<'a> {
 pub(super) fn steps(node: &Node, scope: &mut Scope, rules: &Rules<'_>, c: &mut Context<'_>) -> Vec<Step> {
     let Some(items) = node.list("`steps`", &mut c.d) else { return Vec::new() };
     if items.is_empty() {
-        c.error(&codes::EMPTY, "no steps", node.span, "nothing would be done", Some("add at least one step".to_owned()));
+        c.error(
+            &codes::EMPTY,
+            "no steps",
+            node.span,
+            "nothing would be done",
+            Some("add at least one step".to_owned()),
+        );
     }
     items.iter().filter_map(|item| step(item, scope, rules, c)).collect()
 }
@@ -77,7 +83,13 @@ pub(super) fn introduce(name: &str, span: Span, what: &str, scope: &Scope, c: &m
     }
     if names::TAKEN.contains(&name) {
         let help = Some(format!("choose another name: expressions already know `{name}`"));
-        c.error(&codes::NAME, format!("`{name}` cannot be the name of {what}"), span, "this name has a meaning of its own", help);
+        c.error(
+            &codes::NAME,
+            format!("`{name}` cannot be the name of {what}"),
+            span,
+            "this name has a meaning of its own",
+            help,
+        );
     } else if let Some(first) = scope.taken(name) {
         c.d.push(
             Diagnostic::error(&codes::DUPLICATE_NAME, format!("the name `{name}` twice"), span, "again here")
@@ -105,6 +117,18 @@ fn condition(map: &mut MapReader<'_>, scope: &Scope, c: &mut Context<'_>) -> Opt
 }
 
 fn finish(mut map: MapReader<'_>, c: &mut Context<'_>) {
+    for kind in c.registry.steps {
+        for option in kind.beside {
+            // A kind of the same name was taken already.
+            if map.unknown().iter().any(|entry| entry.key == option.name)
+                && let Some(entry) = map.take_entry(option.name)
+            {
+                let help = Some(format!("`{}` belongs beside `{}:`", option.name, kind.name));
+                let title = format!("`{}` stands in the wrong place", option.name);
+                c.error(&codes::MISPLACED, title, entry.key_span, "not an option of this step", help);
+            }
+        }
+    }
     map.know(["id", "when", "unless", "each", "steps", "output", "check"]);
     map.know(c.registry.steps.iter().map(|kind| kind.name));
     map.renamed("name", "id");
@@ -147,7 +171,12 @@ impl StepReader<'_> {
                     for key in ["output", "check"] {
                         map.take(key);
                     }
-                    Done { kind: String::new(), options: Options::default(), body: StepBody::Steps(Vec::new()), yields: None }
+                    Done {
+                        kind: String::new(),
+                        options: Options::default(),
+                        body: StepBody::Steps(Vec::new()),
+                        yields: None,
+                    }
                 }
             },
         }
@@ -166,12 +195,24 @@ impl StepReader<'_> {
     fn children(&self, node: &Node, map: &mut MapReader<'_>, c: &mut Context<'_>) -> Done {
         if self.each.is_none() && !map.has("each") {
             let help = Some("add `each: item in step`, or write the steps on the level above".to_owned());
-            c.error(&codes::NEEDS, "`steps` without `each`", map.place(), "each item of an `each` is a run of these steps", help);
+            c.error(
+                &codes::NEEDS,
+                "`steps` without `each`",
+                map.place(),
+                "each item of an `each` is a run of these steps",
+                help,
+            );
         }
         for key in ["output", "check"] {
             if let Some(entry) = map.take_entry(key) {
                 let help = Some("move it to one of the steps".to_owned());
-                c.error(&codes::MISPLACED, format!("`{key}` stands in the wrong place"), entry.key_span, "a step with `steps` has no model of its own", help);
+                c.error(
+                    &codes::MISPLACED,
+                    format!("`{key}` stands in the wrong place"),
+                    entry.key_span,
+                    "a step with `steps` has no model of its own",
+                    help,
+                );
             }
         }
         let mut scope = self.scope.clone();
@@ -184,20 +225,44 @@ impl StepReader<'_> {
             let span = scope.steps.get(&clash).map_or(node.span, |step| step.id_span);
             self.clash(&clash, span, c);
         }
-        Done { kind: String::new(), options: Options::default(), yields: Some(list_of(merged, Vec::new())), body: StepBody::Steps(children) }
+        Done {
+            kind: String::new(),
+            options: Options::default(),
+            yields: Some(list_of(merged, Vec::new())),
+            body: StepBody::Steps(children),
+        }
     }
 
     fn clash(&self, field: &str, span: Span, c: &mut Context<'_>) {
-        let mut d = Diagnostic::error(&codes::EACH_CLASH, format!("the item already has a field `{field}`"), span, "would hide it")
-            .help("choose another name");
+        let mut d = Diagnostic::error(
+            &codes::EACH_CLASH,
+            format!("the item already has a field `{field}`"),
+            span,
+            "would hide it",
+        )
+        .help("choose another name");
         if let Some(each) = self.each {
             d = d.also(each.items_span, "the items come from here");
         }
         c.d.push(d);
     }
 
-    fn kind<'n>(&self, kind: &'static StepKind, entry: &'n Entry, map: &mut MapReader<'n>, node: &'n Node, c: &mut Context<'_>) -> Done {
-        let mut reader = OptionReader { c, scope: self.scope, tools: self.rules.tools, pending: Vec::new(), fields: Vec::new(), failed: false };
+    fn kind<'n>(
+        &self,
+        kind: &'static StepKind,
+        entry: &'n Entry,
+        map: &mut MapReader<'n>,
+        node: &'n Node,
+        c: &mut Context<'_>,
+    ) -> Done {
+        let mut reader = OptionReader {
+            c,
+            scope: self.scope,
+            tools: self.rules.tools,
+            pending: Vec::new(),
+            fields: Vec::new(),
+            failed: false,
+        };
         let mut options = Options::default();
         let under = format!("under `{}:`", kind.name);
         let known = !entry.value.is_broken();
@@ -213,7 +278,8 @@ impl StepReader<'_> {
         }
         options.0.extend(reader.read(map, kind.beside));
         let (pending, fields, failed) = (reader.pending, reader.fields, reader.failed);
-        let reserved: Vec<&str> = kind.beside.iter().map(|option| option.name).chain(STEP_KEYS.iter().copied()).collect();
+        let reserved: Vec<&str> =
+            kind.beside.iter().map(|option| option.name).chain(STEP_KEYS.iter().copied()).collect();
         let before = c.d.len();
         misplaced(map, kind.options, &under, c, &reserved);
         let failed = failed || c.d.len() > before;
@@ -233,19 +299,35 @@ impl StepReader<'_> {
         self.check_pending(&pending, &own, output.as_ref().map(|(ty, _)| ty), c);
         self.check_args(&pending, &options, entry, c);
         self.check_fields(&fields, &own, c);
-        self.kind_rules(kind, &options, entry, node, output.is_some(), failed, c);
+        // Rules look at what is absent; where an option could not be read they would only repeat its mistake.
+        if known && self.proved(kind, &options, entry, c) && !failed {
+            self.kind_rules(kind, &options, entry, node, output.is_some(), c);
+        }
         let kept = options.clone();
         let body = StepBody::Kind { kind: kind.name.to_owned(), options, output: output.map(|(ty, _)| ty), check };
         Done { kind: kind.name.to_owned(), options: kept, body, yields: known.then_some((fields_of_result, open)) }
     }
 
     /// `output` as written (with the node's fields for positions), or the default of the task.
-    fn output<'n>(&self, kind: &StepKind, options: &Options, map: &mut MapReader<'n>, entry: &Entry, c: &mut Context<'_>) -> Option<(Type, Option<&'n Node>)> {
+    fn output<'n>(
+        &self,
+        kind: &StepKind,
+        options: &Options,
+        map: &mut MapReader<'n>,
+        entry: &Entry,
+        c: &mut Context<'_>,
+    ) -> Option<(Type, Option<&'n Node>)> {
         let written = map.take_entry("output");
         if let (Some(output), false) = (written, kind.model) {
             let models: Vec<&str> = c.registry.steps.iter().filter(|kind| kind.model).map(|kind| kind.name).collect();
             let help = Some(format!("only model steps have one: `{}`", models.join("` `")));
-            c.error(&codes::MISPLACED, "`output` stands in the wrong place", output.key_span, format!("`{}` decides itself what it yields", kind.name), help);
+            c.error(
+                &codes::MISPLACED,
+                "`output` stands in the wrong place",
+                output.key_span,
+                format!("`{}` decides itself what it yields", kind.name),
+                help,
+            );
             return None;
         }
         let Some(written) = written else { return default_output(kind.name, options, entry, c).map(|ty| (ty, None)) };
@@ -254,7 +336,12 @@ impl StepReader<'_> {
             return Some((Type::Open(Vec::new()), None));
         }
         if written.value.entries().is_none() {
-            written.value.wrong_shape("`output`", "a map of types", Some("name the fields: `output: {text: string(300)}`"), &mut c.d);
+            written.value.wrong_shape(
+                "`output`",
+                "a map of types",
+                Some("name the fields: `output: {text: string(300)}`"),
+                &mut c.d,
+            );
             return Some((Type::Open(Vec::new()), None));
         }
         let before = c.d.len();
@@ -262,7 +349,9 @@ impl StepReader<'_> {
         let key_of = |step: &str| match scope.types.get(step) {
             Some(ty) if item_of(ty).is_some() => Ok(()),
             _ => {
-                let with_items = scope.types.names().filter(|name| scope.types.get(name).and_then(item_of).is_some() && scope.steps.contains_key(*name));
+                let with_items = scope.types.names().filter(|name| {
+                    scope.types.get(name).and_then(item_of).is_some() && scope.steps.contains_key(*name)
+                });
                 Err(did_you_mean(step, with_items))
             }
         };
@@ -270,7 +359,13 @@ impl StepReader<'_> {
         for field in written.value.entries().unwrap_or_default() {
             if field.key == "ran" || field.key == "outcome" {
                 let title = format!("`{}` cannot be a field of `output`", field.key);
-                c.error(&codes::NAME, title, field.key_span, "every step has it already", Some("choose another name".to_owned()));
+                c.error(
+                    &codes::NAME,
+                    title,
+                    field.key_span,
+                    "every step has it already",
+                    Some("choose another name".to_owned()),
+                );
             }
         }
         let ty = match ty {
@@ -285,7 +380,13 @@ impl StepReader<'_> {
         let entry = map.take_entry("check")?;
         if !kind.model {
             let help = Some("only what a model wrote can be checked".to_owned());
-            c.error(&codes::MISPLACED, "`check` stands in the wrong place", entry.key_span, format!("`{}` is not a model step", kind.name), help);
+            c.error(
+                &codes::MISPLACED,
+                "`check` stands in the wrong place",
+                entry.key_span,
+                format!("`{}` is not a model step", kind.name),
+                help,
+            );
             return None;
         }
         let mut inner = entry.value.map("`check`", &mut c.d)?;
@@ -321,9 +422,14 @@ impl StepReader<'_> {
         let Some(each) = self.each else { return (fields, open) };
         let mut beside: Vec<Field> = Vec::new();
         let mut added = fields;
-        if kind.model && let Some((ty, _)) = output {
+        if kind.model
+            && let Some((ty, _)) = output
+        {
             // What is not an output field, such as `audit`, is about all items together.
-            beside = added.into_iter().filter(|field| !matches!(field.name.as_str(), "items" | "count") && ty.field(&field.name).is_none()).collect();
+            beside = added
+                .into_iter()
+                .filter(|field| !matches!(field.name.as_str(), "items" | "count") && ty.field(&field.name).is_none())
+                .collect();
             added = ty.fields().unwrap_or_default().to_vec();
             if options.permille("audit").is_some() && !beside.iter().any(|field| field.name == "audit") {
                 beside.push(Field::new("audit", Type::Any));
@@ -332,7 +438,8 @@ impl StepReader<'_> {
         let (_, clashes) = merge(&each.item, &added);
         let output_node = output.and_then(|(_, node)| *node);
         for clash in clashes {
-            let place = output_node.and_then(Node::entries).and_then(|entries| entries.iter().find(|field| field.key == clash));
+            let place =
+                output_node.and_then(Node::entries).and_then(|entries| entries.iter().find(|field| field.key == clash));
             // Fields that a kind has by itself are put under the item's name instead of refused: nobody can rename them.
             if place.is_some() || output_node.is_none() {
                 self.clash(&clash, place.map_or(entry.key_span, |field| field.key_span), c);
@@ -368,7 +475,8 @@ impl StepReader<'_> {
     /// Arguments against what the pipeline's tools take.
     fn check_args(&self, pending: &[Pending<'_>], options: &Options, entry: &Entry, c: &mut Context<'_>) {
         let names = options.texts("from");
-        let tools: Vec<&ToolDef> = names.iter().filter_map(|name| self.rules.tools.iter().find(|tool| tool.name == **name)).collect();
+        let tools: Vec<&ToolDef> =
+            names.iter().filter_map(|name| self.rules.tools.iter().find(|tool| tool.name == **name)).collect();
         if tools.is_empty() || tools.len() < names.len() {
             return;
         }
@@ -377,7 +485,13 @@ impl StepReader<'_> {
             let Some((_, wanted)) = tools.iter().flat_map(|tool| &tool.args).find(|(name, _)| name == arg) else {
                 let known = tools.iter().flat_map(|tool| &tool.args).map(|(name, _)| name.as_str());
                 let help = did_you_mean(arg, known);
-                c.error(&codes::UNKNOWN_KEY, format!("unknown argument `{arg}`"), pending.node.span, "no tool of this step takes it", help);
+                c.error(
+                    &codes::UNKNOWN_KEY,
+                    format!("unknown argument `{arg}`"),
+                    pending.node.span,
+                    "no tool of this step takes it",
+                    help,
+                );
                 continue;
             };
             let found = pending.expr.check(&self.scope.types, &self.scope.known).0;
@@ -390,13 +504,21 @@ impl StepReader<'_> {
             let missing: Vec<&str> = tool
                 .args
                 .iter()
-                .filter(|(name, ty)| !matches!(ty, Type::Optional(_)) && !pending.iter().any(|p| p.arg.as_deref() == Some(name)))
+                .filter(|(name, ty)| {
+                    !matches!(ty, Type::Optional(_)) && !pending.iter().any(|p| p.arg.as_deref() == Some(name))
+                })
                 .map(|(name, _)| name.as_str())
                 .collect();
             if !missing.is_empty() && !entry.value.is_broken() {
                 let span = entry.value.get("args").map_or(entry.key_span, |node| node.span);
                 let title = format!("tool `{}` needs `{}`", tool.name, missing.join("`, `"));
-                c.error(&codes::MISSING_KEY, title, span, "not given", Some(format!("add it: `args: {{{}: …}}`", missing.join(": …, "))));
+                c.error(
+                    &codes::MISSING_KEY,
+                    title,
+                    span,
+                    "not given",
+                    Some(format!("add it: `args: {{{}: …}}`", missing.join(": …, "))),
+                );
             }
         }
     }
@@ -406,23 +528,35 @@ impl StepReader<'_> {
         for (name, node) in fields {
             if !known.iter().any(|field| field.name == *name) {
                 let help = did_you_mean(name, known.iter().map(|field| field.name.as_str()));
-                c.error(&codes::UNKNOWN_FIELD, format!("unknown field `{name}`"), node.span, "the items have no such field", help);
+                c.error(
+                    &codes::UNKNOWN_FIELD,
+                    format!("unknown field `{name}`"),
+                    node.span,
+                    "the items have no such field",
+                    help,
+                );
             }
         }
     }
 
-    fn kind_rules(&self, kind: &StepKind, options: &Options, entry: &Entry, node: &Node, has_output: bool, failed: bool, c: &mut Context<'_>) {
-        // Rules look at what is absent; where an option could not be read they would only repeat its mistake.
-        if entry.value.is_broken() {
-            return;
-        }
+    /// Whether a pull request has its proof; anything else needs none.
+    fn proved(&self, kind: &StepKind, options: &Options, entry: &Entry, c: &mut Context<'_>) -> bool {
         let before = c.d.len();
         if kind.name == "pull_request" {
             self.proof(options, entry, c);
         }
-        if failed || c.d.len() > before {
-            return;
-        }
+        c.d.len() == before
+    }
+
+    fn kind_rules(
+        &self,
+        kind: &StepKind,
+        options: &Options,
+        entry: &Entry,
+        node: &Node,
+        has_output: bool,
+        c: &mut Context<'_>,
+    ) {
         let steps = &self.scope.steps;
         let step = |name: &str| steps.get(name).map(|step| (step.kind.as_str(), &step.options));
         let mistakes = (kind.check)(&Checked {
@@ -448,25 +582,45 @@ impl StepReader<'_> {
             Some(OptionValue::Text(text)) => Some(text.as_str()),
             _ => None,
         };
-        let fixes: Vec<&str> = self.scope.steps.iter().filter(|(_, step)| step.kind == "fix").map(|(id, _)| id.as_str()).collect();
+        let fixes: Vec<&str> =
+            self.scope.steps.iter().filter(|(_, step)| step.kind == "fix").map(|(id, _)| id.as_str()).collect();
         let help = match fixes.as_slice() {
             [] => "add a step with `fix: {…, test_first: true}` before it".to_owned(),
             fixes => format!("write the id of a `fix` step: `{}`", fixes.join("` `")),
         };
         let Some(step) = name.and_then(|name| self.scope.steps.get(name)) else {
             if !node.is_broken() {
-                c.error(&codes::PROOF, "a pull request without a proof", node.span, "`from` takes an earlier `fix`", Some(help));
+                c.error(
+                    &codes::PROOF,
+                    "a pull request without a proof",
+                    node.span,
+                    "`from` takes an earlier `fix`",
+                    Some(help),
+                );
             }
             return;
         };
         if step.kind != "fix" {
-            let label = if step.kind.is_empty() { "this step is no `fix`".to_owned() } else { format!("this step is a `{}`", step.kind) };
-            c.d.push(Diagnostic::error(&codes::PROOF, "a pull request without a proof", node.span, label).also(step.id_span, "this one").help(help));
+            let label = if step.kind.is_empty() {
+                "this step is no `fix`".to_owned()
+            } else {
+                format!("this step is a `{}`", step.kind)
+            };
+            c.d.push(
+                Diagnostic::error(&codes::PROOF, "a pull request without a proof", node.span, label)
+                    .also(step.id_span, "this one")
+                    .help(help),
+            );
         } else if step.options.boolean("test_first") != Some(&true) {
             c.d.push(
-                Diagnostic::error(&codes::PROOF, "a pull request without a proof", node.span, "this `fix` need not show its test first")
-                    .also(step.id_span, "this one")
-                    .help("add `test_first: true` to the fix"),
+                Diagnostic::error(
+                    &codes::PROOF,
+                    "a pull request without a proof",
+                    node.span,
+                    "this `fix` need not show its test first",
+                )
+                .also(step.id_span, "this one")
+                .help("add `test_first: true` to the fix"),
             );
         }
     }
@@ -477,7 +631,11 @@ pub(super) const STEP_KEYS: &[&str] = &["id", "when", "unless", "each", "steps",
 
 /// The result of an `each`: its items with what was added to them.
 fn list_of(item: Type, beside: Vec<Field>) -> (Vec<Field>, bool) {
-    let mut fields = vec![Field::new("items", Type::list(item)), Field::new("count", Type::Integer), Field::new("failed", Type::list(Type::Any))];
+    let mut fields = vec![
+        Field::new("items", Type::list(item)),
+        Field::new("count", Type::Integer),
+        Field::new("failed", Type::list(Type::Any)),
+    ];
     fields.extend(beside);
     (fields, false)
 }
@@ -487,10 +645,13 @@ fn kind_of<'n>(map: &mut MapReader<'n>, c: &mut Context<'_>) -> Option<(&'static
     let all: &'static [StepKind] = c.registry.steps;
     let mut found: Vec<&'static StepKind> = all.iter().filter(|kind| map.has(kind.name)).collect();
     // `review` beside `fix` is an option of the fix.
-    if let Some(owner) = found.iter().copied().find(|kind| found.iter().all(|other| other.name == kind.name || kind.beside.iter().any(|o| o.name == other.name))) {
+    if let Some(owner) = found.iter().copied().find(|kind| {
+        found.iter().all(|other| other.name == kind.name || kind.beside.iter().any(|o| o.name == other.name))
+    }) {
         found = vec![owner];
     }
-    let mut entries: Vec<(&'static StepKind, &'n Entry)> = found.into_iter().filter_map(|kind| Some((kind, map.take_entry(kind.name)?))).collect();
+    let mut entries: Vec<(&'static StepKind, &'n Entry)> =
+        found.into_iter().filter_map(|kind| Some((kind, map.take_entry(kind.name)?))).collect();
     entries.sort_by_key(|(_, entry)| entry.key_span);
     let (kind, entry) = *entries.first()?;
     for (_, other) in entries.iter().skip(1) {
@@ -523,7 +684,13 @@ fn default_output(kind: &str, options: &Options, entry: &Entry, c: &mut Context<
                 "classify" => "add for example `output: {class: simple | complex, why: string(300)}`",
                 _ => "add the fields to be found: `output: {…}`",
             };
-            c.error(&codes::MISSING_KEY, format!("`{task}` needs `output`"), span, "what is to be answered?", Some(help.to_owned()));
+            c.error(
+                &codes::MISSING_KEY,
+                format!("`{task}` needs `output`"),
+                span,
+                "what is to be answered?",
+                Some(help.to_owned()),
+            );
             Some(Type::Open(Vec::new()))
         }
         ("intern", None) => Some(Type::Open(Vec::new())),

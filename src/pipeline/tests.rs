@@ -13,7 +13,10 @@ fn shipped(name: &str) -> (Option<Pipeline>, String) {
 
 /// Checks `text` with `sql/a.sql` and an environment beside it.
 fn check(text: &str) -> String {
-    let files = [("sql/a.sql".to_owned(), "select 1".to_owned()), ("environments/e.yaml".to_owned(), "test: \"true\"\n".to_owned())];
+    let files = [
+        ("sql/a.sql".to_owned(), "select 1".to_owned()),
+        ("environments/e.yaml".to_owned(), "test: \"true\"\n".to_owned()),
+    ];
     let sources = [("warehouse".to_owned(), "sqlite".to_owned()), ("shop".to_owned(), "http".to_owned())];
     let surroundings = Surroundings { sources: Some(sources.into_iter().collect()) };
     let (pipeline, report) = parse("p.yaml", "p.yaml", text, &StoredFiles(&files), &REGISTRY, &surroundings);
@@ -23,7 +26,9 @@ fn check(text: &str) -> String {
 
 /// A pipeline around these steps.
 fn with_steps(steps: &str) -> String {
-    check(&format!("version: 1\nname: t\nsummary: s\nparams: {{day: {{type: date, default: today}}}}\nlimits: {{max_budget_usd: 1.00}}\nsteps:\n{steps}"))
+    check(&format!(
+        "version: 1\nname: t\nsummary: s\nparams: {{day: {{type: date, default: today}}}}\nlimits: {{max_budget_usd: 1.00}}\nsteps:\n{steps}"
+    ))
 }
 
 #[test]
@@ -44,7 +49,10 @@ fn the_hash_covers_every_file_that_is_referred_to() {
     let (pipeline, _) = shipped("error-to-pr.yaml");
     let pipeline = pipeline.unwrap();
     let names: Vec<&str> = pipeline.files.iter().map(|(path, _)| path.as_str()).collect();
-    assert_eq!(names, ["error-to-pr.yaml", "environments/api.yaml", "playbooks/review.md", "playbooks/smallest-fix.md"]);
+    assert_eq!(
+        names,
+        ["error-to-pr.yaml", "environments/api.yaml", "playbooks/review.md", "playbooks/smallest-fix.md"]
+    );
     for index in 0..names.len() {
         let mut files = pipeline.files.clone();
         files[index].1.push_str("\n# changed\n");
@@ -56,8 +64,15 @@ fn the_hash_covers_every_file_that_is_referred_to() {
 fn steps_yield_what_later_ones_see() {
     let (pipeline, _) = shipped("error-to-pr.yaml");
     let pipeline = pipeline.unwrap();
-    let yields: Vec<String> = pipeline.walk().into_iter().map(|(path, step)| format!("{}: {}", path.join("/"), step.yields)).collect();
-    assert!(yields[1].contains("items: [{class: simple | manageable | complex, confidence: 0..1, why: string(300), ran: boolean"), "{}", yields[1]);
+    let yields: Vec<String> =
+        pipeline.walk().into_iter().map(|(path, step)| format!("{}: {}", path.join("/"), step.yields)).collect();
+    assert!(
+        yields[1].contains(
+            "items: [{class: simple | manageable | complex, confidence: 0..1, why: string(300), ran: boolean"
+        ),
+        "{}",
+        yields[1]
+    );
     let cause = yields.iter().find(|y| y.starts_with("repair/cause")).unwrap();
     assert!(cause.contains("risk: low | medium | high?"), "{cause}");
     assert!(yields[2].starts_with("repair: {ran: boolean, outcome: string, items: [{class:"), "{}", yields[2]);
@@ -75,19 +90,44 @@ fn rules_of_steps_are_held() {
         ("  - {id: params, fetch: {from: sentry}}\n", "`params` cannot be the name", "choose another name"),
         ("  - {id: a, fetch: {from: sentry}}\n  - {id: a, fetch: {from: sentry}}\n", "the name `a` twice", "rename"),
         ("  - {id: a, fetch: sentry}\n", "`fetch` must be a map", "`fetch: {…}`"),
-        ("  - {id: a, fetch: {from: sentry, require: {that: a.ran}}}\n", "`require` stands in the wrong place", "beside `fetch:`"),
+        (
+            "  - {id: a, fetch: {from: sentry, require: {that: a.ran}}}\n",
+            "`require` stands in the wrong place",
+            "beside `fetch:`",
+        ),
         ("  - {id: a, boss: {ask: x, output: {t: string}}}\n", "unknown key `output`", ""),
+        (
+            "  - {id: a, boss: {ask: x}, require: {that: 'true'}}\n",
+            "`require` stands in the wrong place",
+            "beside `fetch:`",
+        ),
         ("  - {id: a, boss: {}}\n", "`boss` needs `ask` or `playbook`", "add `ask"),
         ("  - {id: a, ask: x, boss: {playbook: n.md}}\n", "`ask` stands in the wrong place", "under `boss:`"),
-        ("  - {id: a, fetch: {from: sentry}, output: {t: string}}\n", "`output` stands in the wrong place", "only model steps"),
+        (
+            "  - {id: a, fetch: {from: sentry}, output: {t: string}}\n",
+            "`output` stands in the wrong place",
+            "only model steps",
+        ),
         ("  - {id: a, fetch: {from: sentry, keep: item.users >= }}\n", "`keep` is not an expression", "schema --cel"),
-        ("  - {id: a, fetch: {from: sentry, keep: item.users}}\n  - {id: b, report: {from: aa}}\n", "unknown reference `aa`", "did you mean `a`?"),
+        (
+            "  - {id: a, fetch: {from: sentry, keep: item.users}}\n  - {id: b, report: {from: aa}}\n",
+            "unknown reference `aa`",
+            "did you mean `a`?",
+        ),
         ("  - {id: a, intern: {task: classify, ask: x}}\n", "`classify` needs `output`", "add for example"),
         ("  - {id: a, intern: {task: clasify, ask: x}}\n", "`task` cannot be `clasify`", "did you mean `classify`?"),
         ("  - {id: a, boss: {ask: x, tools: [raed]}}\n", "unknown tool `raed`", "did you mean `read`?"),
         ("  - {id: a, boss: {ask: x, tools: [Grep]}}\n", "unknown tool `Grep`", "write `search`"),
-        ("  - {id: a, compute: {compare: trigger, at: params.dya, usual: mean(3)}}\n", "unknown field `dya`", "did you mean `day`?"),
-        ("  - {id: a, compute: {compare: trigger, at: params.day, usual: mean}}\n", "`usual` cannot be `mean`", "mean(n)"),
+        (
+            "  - {id: a, compute: {compare: trigger, at: params.dya, usual: mean(3)}}\n",
+            "unknown field `dya`",
+            "did you mean `day`?",
+        ),
+        (
+            "  - {id: a, compute: {compare: trigger, at: params.day, usual: mean}}\n",
+            "`usual` cannot be `mean`",
+            "mean(n)",
+        ),
         ("  - {id: a, boss: {playbook: ../x.md}}\n", "leaves the pipeline's folder", "without `..`"),
         ("  - {id: a, boss: {playbook: sql/b.sql}}\n", "file `sql/b.sql` is not usable", "looked for"),
         ("  - {id: a, boss: {ask: x}, output: {ran: string}}\n", "`ran` cannot be a field", "choose another"),
@@ -104,16 +144,48 @@ fn rules_of_steps_are_held() {
         ("  - {id: b, each: x of a, boss: {ask: y}}\n", "`each` must be `name in step`", "each: error in errors"),
         ("  - {id: b, each: x in aa, boss: {ask: y}}\n", "unknown reference `aa`", "did you mean `a`?"),
         ("  - {id: b, each: {as: x, in: a.count}, boss: {ask: y}}\n", "`each` needs a list", ""),
-        ("  - {id: b, each: {as: x, in: a, max_budget_usd: 2.00}, boss: {ask: y}}\n", "an item may spend more than its run", "$1.00 for the whole run"),
+        (
+            "  - {id: b, each: {as: x, in: a, max_budget_usd: 2.00}, boss: {ask: y}}\n",
+            "an item may spend more than its run",
+            "$1.00 for the whole run",
+        ),
         ("  - {id: b, each: {as: a, in: a}, boss: {ask: y}}\n", "the name `a` twice", "rename"),
         ("  - {id: b, pull_request: {from: a}}\n", "a pull request without a proof", "test_first: true"),
-        ("  - {id: f, fix: {ask: x}}\n  - {id: b, pull_request: {from: f}}\n", "a pull request without a proof", "add `test_first: true` to the fix"),
-        ("  - {id: b, when: a.ran, boss: {ask: x}, output: {r: string}}\n  - {id: d, when: b.r == 'x', boss: {ask: y}}\n", "`b.r` may be missing here", "write `b.ran && …`"),
-        ("  - {id: s, scan: {}}\n  - {id: b, each: f in s, intern: {task: classify, ask: x}, output: {message: string}}\n", "the item already has a field `message`", "choose another"),
-        ("  - {id: s, scan: {}}\n  - {id: b, each: {as: f, in: s, order: -lin}, intern: {task: filter, ask: x}}\n", "unknown field `lin`", "did you mean `line`?"),
-        ("  - {id: b, boss: {ask: x}, output: {m: [key(params)]}}\n", "no earlier step `params` with items", "known: `a`"),
-        ("  - {id: b, boss: {ask: x}, output: {m: a | b}}\n  - {id: d, when: b.m == 'c', boss: {ask: y}}\n", "`c` can never be equal", ""),
-        ("  - {id: b, intern: {task: filter, ask: x, keep: output.verdict == 'yes'}}\n", "`yes` can never be equal", "keep | drop"),
+        (
+            "  - {id: f, fix: {ask: x}}\n  - {id: b, pull_request: {from: f}}\n",
+            "a pull request without a proof",
+            "add `test_first: true` to the fix",
+        ),
+        (
+            "  - {id: b, when: a.ran, boss: {ask: x}, output: {r: string}}\n  - {id: d, when: b.r == 'x', boss: {ask: y}}\n",
+            "`b.r` may be missing here",
+            "write `b.ran && …`",
+        ),
+        (
+            "  - {id: s, scan: {}}\n  - {id: b, each: f in s, intern: {task: classify, ask: x}, output: {message: string}}\n",
+            "the item already has a field `message`",
+            "choose another",
+        ),
+        (
+            "  - {id: s, scan: {}}\n  - {id: b, each: {as: f, in: s, order: -lin}, intern: {task: filter, ask: x}}\n",
+            "unknown field `lin`",
+            "did you mean `line`?",
+        ),
+        (
+            "  - {id: b, boss: {ask: x}, output: {m: [key(params)]}}\n",
+            "no earlier step `params` with items",
+            "known: `a`",
+        ),
+        (
+            "  - {id: b, boss: {ask: x}, output: {m: a | b}}\n  - {id: d, when: b.m == 'c', boss: {ask: y}}\n",
+            "`c` can never be equal",
+            "",
+        ),
+        (
+            "  - {id: b, intern: {task: filter, ask: x, keep: output.verdict == 'yes'}}\n",
+            "`yes` can never be equal",
+            "keep | drop",
+        ),
     ] {
         let shown = with_steps(&format!("{fetch}{steps}"));
         assert!(shown.contains(title) && shown.contains(hint), "{steps}\n{shown}");
@@ -128,23 +200,91 @@ fn rules_of_the_top_level_are_held() {
         ("version: 2\nname: t\nsummary: s\n", "unknown version", "write `version: 1`"),
         ("version: 1\nname: T x\nsummary: s\n", "`T x` cannot be a pipeline's name", "write `t-x`"),
         ("version: 1\nname: t\n", "a pipeline needs `summary`", "add `summary:`"),
-        ("version: 1\nname: t\nsummary: s\nowner: {channel: #ops}\n", "a comment where a value is meant", "write `ops`"),
-        ("version: 1\nname: t\nsummary: s\nowner:\n  channel: #ops\n", "a comment where a value is meant", "write `ops`"),
-        ("version: 1\nname: t\nsummary: s\non: {schedule: {cron: 0 8 * * *, timezone: UTC}}\n", "a cron expression without quotes", "`cron: \"0 8 * * *\"`"),
-        ("version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 8 * * *\"}}\n", "a schedule without a time zone", "add `timezone: Europe/Berlin`"),
-        ("version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 8 * * *\", timezone: Europe/Berlim}}\n", "unknown time zone", "did you mean `Europe/Berlin`?"),
-        ("version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 25 * * *\", timezone: UTC}}\n", "a cron expression that is not understood", ""),
-        ("version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 0 30 2 *\", timezone: UTC}}\n", "a cron expression that is not understood", "day of the month"),
-        ("version: 1\nname: t\nsummary: s\nlimits: {keep_for_report: 10}\n", "`keep_for_report` must be a ratio", "did you mean `10%`?"),
-        ("version: 1\nname: t\nsummary: s\nlimits: {max_budget_usd: \"1.50\"}\n", "must be an amount in US dollars", "write `1.50` without quotes"),
-        ("version: 1\nname: t\nsummary: s\nlimits: {max_budget_usd: 2.00, max_per_day_usd: 1.00}\n", "one run may spend more than a day", "lower"),
-        ("version: 1\nname: t\nsummary: s\nparams: {d: {type: date, default: tomorrow}}\n", "the default does not fit the type", "`yesterday`"),
-        ("version: 1\nname: t\nsummary: s\nparams: {d: {type: integer, default: \"3\"}}\n", "the default does not fit the type", ""),
-        ("version: 1\nname: t\nsummary: s\nrepository: {github: \"https://github.com/acme/api.git\"}\n", "`github` must be `owner/name`", "write `acme/api`"),
-        ("version: 1\nname: t\nsummary: s\nenvironment: environments/f.yaml\n", "file `environments/f.yaml` is not usable", "looked for"),
-        ("version: 1\nname: t\nsummary: s\ntools: {q: {sql: warehose, file: sql/a.sql}}\n", "unknown source `warehose`", "did you mean `warehouse`?"),
-        ("version: 1\nname: t\nsummary: s\ntools: {q: {sql: shop, file: sql/a.sql}}\n", "source `shop` does not answer sql", "write `http: shop`"),
-        ("version: 1\nname: t\nsummary: s\ntools: {q: {http: shop, get: v1}}\n", "`get` must be a path", "`/v1/orders`"),
+        (
+            "version: 1\nname: t\nsummary: s\nowner: {channel: #ops}\n",
+            "a comment where a value is meant",
+            "write `ops`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nowner:\n  channel: #ops\n",
+            "a comment where a value is meant",
+            "write `ops`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\non: {schedule: {cron: 0 8 * * *, timezone: UTC}}\n",
+            "a cron expression without quotes",
+            "`cron: \"0 8 * * *\"`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 8 * * *\"}}\n",
+            "a schedule without a time zone",
+            "add `timezone: Europe/Berlin`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 8 * * *\", timezone: Europe/Berlim}}\n",
+            "unknown time zone",
+            "did you mean `Europe/Berlin`?",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 25 * * *\", timezone: UTC}}\n",
+            "a cron expression that is not understood",
+            "",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\non: {schedule: {cron: \"0 0 30 2 *\", timezone: UTC}}\n",
+            "a cron expression that is not understood",
+            "day of the month",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nlimits: {keep_for_report: 10}\n",
+            "`keep_for_report` must be a ratio",
+            "did you mean `10%`?",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nlimits: {max_budget_usd: \"1.50\"}\n",
+            "must be an amount in US dollars",
+            "write `1.50` without quotes",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nlimits: {max_budget_usd: 2.00, max_per_day_usd: 1.00}\n",
+            "one run may spend more than a day",
+            "lower",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nparams: {d: {type: date, default: tomorrow}}\n",
+            "the default does not fit the type",
+            "`yesterday`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nparams: {d: {type: integer, default: \"3\"}}\n",
+            "the default does not fit the type",
+            "",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nrepository: {github: \"https://github.com/acme/api.git\"}\n",
+            "`github` must be `owner/name`",
+            "write `acme/api`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\nenvironment: environments/f.yaml\n",
+            "file `environments/f.yaml` is not usable",
+            "looked for",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\ntools: {q: {sql: warehose, file: sql/a.sql}}\n",
+            "unknown source `warehose`",
+            "did you mean `warehouse`?",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\ntools: {q: {sql: shop, file: sql/a.sql}}\n",
+            "source `shop` does not answer sql",
+            "write `http: shop`",
+        ),
+        (
+            "version: 1\nname: t\nsummary: s\ntools: {q: {http: shop, get: v1}}\n",
+            "`get` must be a path",
+            "`/v1/orders`",
+        ),
         ("version: 1\nname: t\nsummary: s\ndescription: x\n", "unknown key `description`", "write `summary`"),
         ("version: 1\nname: t\nsummary: sk-ant-api03-AbCdEfGhIjKlMnOp1234\n", "a secret in clear", "secret:NAME"),
     ] {
@@ -163,7 +303,47 @@ fn arguments_are_held_against_the_tools() {
         "version: 1\nname: t\nsummary: s\ntools: {q: {sql: warehouse, file: sql/a.sql, args: {from: date, to: date}}}\n\
          steps: [{id: a, fetch: {from: q, args: {form: '\"2026-01-01\"', to: 3}}}]\n",
     );
-    for part in ["unknown argument `form`", "did you mean `from`?", "argument `to` must be a date", "tool `q` needs `from`"] {
+    for part in
+        ["unknown argument `form`", "did you mean `from`?", "argument `to` must be a date", "tool `q` needs `from`"]
+    {
         assert!(shown.contains(part), "{part}\n{shown}");
+    }
+}
+
+#[test]
+fn the_schema_names_every_kind_and_option() {
+    let schema = schema::json_schema(&REGISTRY);
+    let step = &schema["$defs"]["step"]["properties"];
+    for kind in test_kinds::STEPS {
+        assert!(step.get(kind.name).is_some(), "{}", kind.name);
+        for option in kind.beside {
+            assert!(step.get(option.name).is_some(), "{}", option.name);
+        }
+    }
+    assert_eq!(step["fetch"]["required"], serde_json::json!(["from"]));
+    assert_eq!(step["review"]["anyOf"].as_array().unwrap().len(), 2);
+}
+
+/// What a person reads: `tests/it/ui/*.yaml` with the expected text beside it. `NIGHTCREW_BLESS=1` writes what is missing or other.
+#[test]
+#[allow(clippy::disallowed_methods)]
+fn diagnostics_read_as_the_golden_texts() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/ui");
+    let bless = std::env::var_os("NIGHTCREW_BLESS").is_some();
+    for path in scan(&folder).unwrap() {
+        let text = std::fs::read_to_string(&path).unwrap();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        let (pipeline, report) = parse(name, name, &text, &StoredFiles(&[]), &REGISTRY, &Surroundings::default());
+        assert!(pipeline.is_none(), "{name}");
+        let shown = report.render(Color::Off);
+        let golden = path.with_extension("txt");
+        if bless {
+            std::fs::write(&golden, &shown).unwrap();
+        }
+        assert_eq!(shown, std::fs::read_to_string(&golden).unwrap_or_default(), "{name}");
+        // Scripts read the same mistakes, in the same order.
+        let json = report.to_json();
+        assert_eq!(json.len(), report.len());
+        assert!(json.windows(2).all(|pair| (pair[0].line, pair[0].column) <= (pair[1].line, pair[1].column)), "{name}");
     }
 }

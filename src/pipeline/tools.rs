@@ -18,7 +18,13 @@ pub(super) fn tools(node: &Node, c: &mut Context<'_>) -> Vec<ToolDef> {
         check_name(&entry.key, entry.key_span, "a tool", c);
         if c.registry.tool(&entry.key).is_some() {
             let help = "choose another name: a model sees both".to_owned();
-            c.error(&codes::DUPLICATE_NAME, format!("`{}` is a built-in tool", entry.key), entry.key_span, "already the name of a capability", Some(help));
+            c.error(
+                &codes::DUPLICATE_NAME,
+                format!("`{}` is a built-in tool", entry.key),
+                entry.key_span,
+                "already the name of a capability",
+                Some(help),
+            );
         }
         found.extend(tool(&entry.key, &entry.value, c));
     }
@@ -41,7 +47,8 @@ fn tool(name: &str, node: &Node, c: &mut Context<'_>) -> Option<ToolDef> {
             (source, path.map(|path| ToolQuery::HttpGet { path, rows }))
         }
         [] => {
-            let help = Some("write for example `{sql: warehouse, file: sql/x.sql}` or `{http: shop, get: /v1/x}`".to_owned());
+            let help =
+                Some("write for example `{sql: warehouse, file: sql/x.sql}` or `{http: shop, get: /v1/x}`".to_owned());
             let other = map.has("file") || map.has("get");
             let label = if other { "`sql` or `http` names its source" } else { "it asks nothing" };
             c.error(&codes::NEEDS, format!("tool `{name}` has no source"), map.place(), label, help);
@@ -53,7 +60,13 @@ fn tool(name: &str, node: &Node, c: &mut Context<'_>) -> Option<ToolDef> {
         }
         _ => {
             let help = Some("keep one of the two, or make two tools".to_owned());
-            c.error(&codes::TWO_KINDS, format!("tool `{name}` has two sources"), map.place(), "`sql` and `http` exclude each other", help);
+            c.error(
+                &codes::TWO_KINDS,
+                format!("tool `{name}` has two sources"),
+                map.place(),
+                "`sql` and `http` exclude each other",
+                help,
+            );
             for key in ["sql", "http", "file", "get", "rows"] {
                 map.take(key);
             }
@@ -61,7 +74,8 @@ fn tool(name: &str, node: &Node, c: &mut Context<'_>) -> Option<ToolDef> {
         }
     };
     let args = map.optional("args", &mut c.d).map(|node| args(node, c)).unwrap_or_default();
-    let max_rows = map.optional("max_rows", &mut c.d).and_then(|node| node.integer("`max_rows`", 1..=1_000_000, &mut c.d));
+    let max_rows =
+        map.optional("max_rows", &mut c.d).and_then(|node| node.integer("`max_rows`", 1..=1_000_000, &mut c.d));
     let mut hide = Vec::new();
     if let Some(node) = map.optional("hide", &mut c.d) {
         for item in node.one_or_more() {
@@ -90,7 +104,13 @@ fn source(word: &str, node: &Node, c: &mut Context<'_>) -> Option<String> {
             // A profile may bind recorded answers (`files`) in place of either.
             if !query.is_empty() && query != word {
                 let title = format!("source `{name}` does not answer {word}");
-                c.error(&codes::UNKNOWN_SOURCE, title, node.span, format!("it is configured as `{kind}`"), Some(format!("write `{query}: {name}`")));
+                c.error(
+                    &codes::UNKNOWN_SOURCE,
+                    title,
+                    node.span,
+                    format!("it is configured as `{kind}`"),
+                    Some(format!("write `{query}: {name}`")),
+                );
             }
         }
         None => unknown_source(name, node, known.keys().map(String::as_str).collect(), c),
@@ -103,14 +123,26 @@ fn source(word: &str, node: &Node, c: &mut Context<'_>) -> Option<String> {
 pub(super) fn unknown_source(name: &str, node: &Node, known: Vec<&str>, c: &mut Context<'_>) {
     if let Some(near) = closest(name, known) {
         let help = Some(format!("did you mean `{near}`?"));
-        c.error(&codes::UNKNOWN_SOURCE, format!("unknown source `{name}`"), node.span, "neither configured nor a tool of this file", help);
+        c.error(
+            &codes::UNKNOWN_SOURCE,
+            format!("unknown source `{name}`"),
+            node.span,
+            "neither configured nor a tool of this file",
+            help,
+        );
     }
 }
 
 fn get(node: &Node, c: &mut Context<'_>) -> Option<String> {
     let path = node.filled_string("`get`", &mut c.d)?;
     if !path.starts_with('/') || path.contains("://") || path.contains(char::is_whitespace) {
-        node.bad("`get`", "a path that begins with `/`", "the address itself is configured", Some("write for example `/v1/orders`".to_owned()), &mut c.d);
+        node.bad(
+            "`get`",
+            "a path that begins with `/`",
+            "the address itself is configured",
+            Some("write for example `/v1/orders`".to_owned()),
+            &mut c.d,
+        );
         return None;
     }
     Some(path.to_owned())
@@ -119,7 +151,10 @@ fn get(node: &Node, c: &mut Context<'_>) -> Option<String> {
 fn rows(node: &Node, c: &mut Context<'_>) -> Option<String> {
     let path = node.filled_string("`rows`", &mut c.d)?;
     let shaped = path == "$"
-        || path.strip_prefix("$.").is_some_and(|rest| rest.split('.').all(|part| !part.is_empty() && part.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '_' | '-'))));
+        || path.strip_prefix("$.").is_some_and(|rest| {
+            rest.split('.')
+                .all(|part| !part.is_empty() && part.chars().all(|ch| ch.is_alphanumeric() || matches!(ch, '_' | '-')))
+        });
     if !shaped {
         node.bad("`rows`", "a path such as `$.data`", "`$` and names with dots between", None, &mut c.d);
         return None;
