@@ -26,6 +26,8 @@ use super::{E_CONTEXT, E_LACKING, E_LENGTH, E_LOOP, E_OUTPUT, E_REFUSED, failed,
 
 /// A transcript above this is compacted before the next request, in bytes.
 const MOST_TRANSCRIPT: usize = 480 * 1024;
+/// A message above this is not sent back, in bytes.
+const MOST_MESSAGE: usize = 256 * 1024;
 /// Messages at the end that a compaction leaves alone, and the least size of a result worth moving.
 const RECENT: usize = 4;
 const LEAST_MOVED: usize = 1024;
@@ -197,7 +199,10 @@ impl Talk<'_, '_> {
             }
             StopReason::ContextExceeded => return self.make_room().await,
             StopReason::PauseTurn => {
-                self.transcript.answered(answer.message, &answer.usage);
+                match transcript::read(&answer.message)?.calls.is_empty() {
+                    true => self.transcript.answered(answer.message, &answer.usage),
+                    false => self.transcript.answered_without(&answer.message, &answer.usage, |_| Keep::No)?,
+                }
                 self.pauses += 1;
                 if last || self.pauses > MOST_PAUSES {
                     return Err(failed(E_LOOP, "the model pauses again and again without an answer"));
@@ -227,16 +232,18 @@ impl Talk<'_, '_> {
                 } else {
                     self.transcript.answered(answer.message, &answer.usage);
                 }
-                let results =
-                    self.calls.perform(question, toolbox, self.turn, &said.calls, &mut self.evidence).await?;
+                let results = self.calls.perform(question, toolbox, self.turn, &said.calls, &mut self.evidence).await?;
                 results.into_iter().for_each(|block| self.transcript.say(block));
                 Ok(None)
             }
             _ => {
-                if said.calls.is_empty() {
+                let bytes = answer.message.get().len();
+                if bytes > MOST_MESSAGE {
+                    self.transcript.answered_at_length(bytes, &answer.usage)?;
+                } else if said.calls.is_empty() && !said.text.is_empty() {
                     self.transcript.answered(answer.message, &answer.usage);
                 } else {
-                    // Calls where there are no tools: they are not performed, and not sent back without results.
+                    // Calls where there are no tools are not performed, and not sent back without results; nor is nothing.
                     self.transcript.answered_without(&answer.message, &answer.usage, |_| Keep::No)?;
                 }
                 self.conclude(&said.text, last)
@@ -261,11 +268,16 @@ impl Talk<'_, '_> {
             Err(mistakes) => {
                 if self.corrected || last || self.doubtful.is_some() || !self.calls.complaints.is_empty() {
                     let list = mistakes.join("; ");
-                    return Err(failed(E_OUTPUT, format!("the model's answer is not of the type that was asked for: {list}")));
+                    return Err(failed(
+                        E_OUTPUT,
+                        format!("the model's answer is not of the type that was asked for: {list}"),
+                    ));
                 }
                 self.corrected = true;
                 let list = mistakes.join("\n- ");
-                self.tell(format!("Your answer cannot be used:\n- {list}\nAnswer again: one JSON value of the type, nothing else."))?;
+                self.tell(format!(
+                    "Your answer cannot be used:\n- {list}\nAnswer again: one JSON value of the type, nothing else."
+                ))?;
                 Ok(None)
             }
             Ok(fields) => {
@@ -313,7 +325,9 @@ impl Talk<'_, '_> {
         };
         let Ok(said) = transcript::read(&answer.message) else { return Err(capped) };
         match output::read(&said.text, self.question.output, self.question.keys) {
-            Ok(fields) if matches!(answer.stop, StopReason::EndTurn | StopReason::StopSequence | StopReason::Other(_)) => {
+            Ok(fields)
+                if matches!(answer.stop, StopReason::EndTurn | StopReason::StopSequence | StopReason::Other(_)) =>
+            {
                 self.capped = Some((cap, message));
                 Ok(self.finish(Value::Object(fields)))
             }
@@ -342,7 +356,12 @@ impl Talk<'_, '_> {
             let start: String = text.chars().take(200).collect();
             let label = format!("{}turn-{}/compact-{}", question.label, self.turn, n + 1);
             let artifact = calls::keep(question.ctx, &label, "an earlier tool result", text).await?;
-            let told = format!("(moved to artifact `{}`, {} lines; it began:)\n{}", artifact.id, artifact.lines, prompt::fence("start", &start));
+            let told = format!(
+                "(moved to artifact `{}`, {} lines; it began:)\n{}",
+                artifact.id,
+                artifact.lines,
+                prompt::fence("start", &start)
+            );
             self.transcript.replace_result(at, block, told)?;
             self.calls.know(artifact);
         }

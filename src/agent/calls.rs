@@ -63,8 +63,11 @@ impl Toolbox {
                 Some(kind) if kind.always => {}
                 Some(kind) if kind.ready => specs.push(tools::spec(kind)),
                 Some(_) => {
-                    let failure = Failure::new(E_TOOL, format!("the tool `{name}` comes with a later version of nightcrew"));
-                    return Err(Stop::Blocked(failure.help("take it out of the step's `tools` to run the step without it")));
+                    let failure =
+                        Failure::new(E_TOOL, format!("the tool `{name}` comes with a later version of nightcrew"));
+                    return Err(Stop::Blocked(
+                        failure.help("take it out of the step's `tools` to run the step without it"),
+                    ));
                 }
                 None => return Err(Stop::Blocked(Failure::new(E_TOOL, format!("there is no tool `{name}`")))),
             }
@@ -147,7 +150,11 @@ impl Calls {
                     None => mistake("this call was not performed"),
                 },
             };
-            blocks.push(Block::ToolResult { tool_use_id: call.id.clone(), content: answer.text, is_error: answer.is_error });
+            blocks.push(Block::ToolResult {
+                tool_use_id: call.id.clone(),
+                content: answer.text,
+                is_error: answer.is_error,
+            });
         }
         self.fruitless = if useful { 0 } else { self.fruitless + 1 };
         if self.fruitless >= FRUITLESS_TURNS {
@@ -174,7 +181,9 @@ impl Calls {
 
     fn plan(&mut self, question: &Question<'_>, toolbox: &Toolbox, n: usize, call: &Call) -> Plan {
         if n >= MOST_CALLS {
-            return Plan::Answer(mistake(format!("at most {MOST_CALLS} calls at a time: make this call again if you need it")));
+            return Plan::Answer(mistake(format!(
+                "at most {MOST_CALLS} calls at a time: make this call again if you need it"
+            )));
         }
         let Some(spec) = toolbox.spec(&call.name) else {
             let names: Vec<&str> = toolbox.specs.iter().map(|spec| spec.name.as_str()).collect();
@@ -230,7 +239,13 @@ impl Calls {
     }
 
     /// What the model sees of a tool's answer: small ones whole, large ones as an artifact with head, tail and digest.
-    async fn shown(&mut self, question: &Question<'_>, label: &str, call: &Call, answer: ToolAnswer) -> Result<ToolAnswer, Stop> {
+    async fn shown(
+        &mut self,
+        question: &Question<'_>,
+        label: &str,
+        call: &Call,
+        answer: ToolAnswer,
+    ) -> Result<ToolAnswer, Stop> {
         let text = prompt::clean(&answer.text);
         let source = format!("tool {}", call.name);
         if text.len() <= MOST_RESULT {

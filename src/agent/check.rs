@@ -60,7 +60,10 @@ impl Evidence {
             for figure in facts::figures(text) {
                 *figures += 1;
                 if !facts.has(&figure, text) {
-                    faults.push(format!("the figure `{}` does not stand in the data", text[figure.start..figure.end].trim()));
+                    faults.push(format!(
+                        "the figure `{}` does not stand in the data",
+                        text[figure.start..figure.end].trim()
+                    ));
                 }
             }
         }

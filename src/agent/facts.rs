@@ -38,7 +38,10 @@ pub struct Figure {
 
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
-    Number { readings: Vec<Reading>, percent: bool },
+    Number {
+        readings: Vec<Reading>,
+        percent: bool,
+    },
     Date(i32, u8, u8),
     Time(u8, u8),
     Word,
@@ -124,12 +127,14 @@ impl Facts {
             Kind::Free => true,
             Kind::Word => self.words.contains(&text[figure.start..figure.end]),
             Kind::Time(hour, minute) => self.times.contains(&(*hour, *minute)),
-            Kind::Date(year, month, day) => self.dates.iter().any(|(known, m, d)| {
-                (m, d) == (month, day) && (known == year || *year == 0 || *known == 0)
-            }),
+            Kind::Date(year, month, day) => self
+                .dates
+                .iter()
+                .any(|(known, m, d)| (m, d) == (month, day) && (known == year || *year == 0 || *known == 0)),
             Kind::Number { readings, percent } => readings.iter().any(|reading| {
                 self.between(reading.value - reading.half, reading.value + reading.half)
-                    || *percent && self.between((reading.value - reading.half) / 100.0, (reading.value + reading.half) / 100.0)
+                    || *percent
+                        && self.between((reading.value - reading.half) / 100.0, (reading.value + reading.half) / 100.0)
             }),
         }
     }
@@ -152,12 +157,24 @@ pub fn figures(text: &str) -> Vec<Figure> {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november", "december",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 ];
 
 fn month(word: &str) -> Option<u8> {
     let word = word.trim_end_matches('.').to_lowercase();
-    let found = MONTHS.iter().position(|name| *name == word || (word.len() >= 3 && word.len() <= 4 && name.starts_with(&word)));
+    let found =
+        MONTHS.iter().position(|name| *name == word || (word.len() >= 3 && word.len() <= 4 && name.starts_with(&word)));
     found.and_then(|n| u8::try_from(n + 1).ok())
 }
 
@@ -243,7 +260,11 @@ impl Scan<'_> {
             self.found.push(Figure { start, end: self.at, kind: Kind::Word });
             return;
         }
-        let body = number_body(rest);
+        let mut body = number_body(rest);
+        if readings(&rest[..body]).is_empty() {
+            // `1,2,3,4` is four numbers.
+            body = length(rest, |c| c.is_ascii_digit());
+        }
         let number = &rest[..body];
         self.at += body;
         let after = &self.text[self.at..];
@@ -278,7 +299,12 @@ impl Scan<'_> {
         let word = &spaced[..length(spaced, |c| c.is_alphabetic())];
         let before = self.text[..start].trim_end();
         let integer = number.bytes().all(|b| b.is_ascii_digit());
-        if gap == 0 && ordinal(after) > 0 && integer && number.len() <= 2 && number.parse().is_ok_and(|n: u8| (1..=10).contains(&n)) {
+        if gap == 0
+            && ordinal(after) > 0
+            && integer
+            && number.len() <= 2
+            && number.parse().is_ok_and(|n: u8| (1..=10).contains(&n))
+        {
             return Kind::Free;
         }
         let unit = word.to_lowercase();
@@ -302,19 +328,21 @@ impl Scan<'_> {
             self.at += gap + word.len();
         }
         let mut readings = readings(number);
-        let rough = rough(before);
+        let rough = rough(before) && readings.first().is_some_and(|reading| reading.half == 0.5);
         for reading in &mut readings {
             if scale > 1.0 {
                 reading.value *= scale;
                 reading.half *= scale;
             }
-            if rough && integer && reading.value > 0.0 {
-                let zeros = number.len() - number.trim_end_matches('0').len();
-                reading.half = reading.half.max(10f64.powi(i32::try_from(zeros).unwrap_or(0)) * scale * if zeros > 0 { 1.0 } else { 0.5 });
+            if rough && reading.value > 0.0 {
+                let zeros = number.chars().rev().filter(char::is_ascii_digit).take_while(|c| *c == '0').count();
+                reading.half = reading
+                    .half
+                    .max(10f64.powi(i32::try_from(zeros).unwrap_or(0)) * scale * if zeros > 0 { 1.0 } else { 0.5 });
             }
             if reading.value == 0.0 {
                 // Zero is a statement of its own: 0.4 is not 0.
-                reading.half = reading.half.min(0.05);
+                reading.half = if reading.half == 0.5 { 0.0 } else { reading.half };
             }
         }
         Kind::Number { readings, percent }
@@ -331,7 +359,20 @@ fn rough(before: &str) -> bool {
     let last = last.trim_matches(|c: char| !c.is_alphanumeric());
     matches!(
         last,
-        "about" | "around" | "roughly" | "nearly" | "almost" | "over" | "under" | "above" | "below" | "than" | "some" | "circa" | "ca" | "approximately"
+        "about"
+            | "around"
+            | "roughly"
+            | "nearly"
+            | "almost"
+            | "over"
+            | "under"
+            | "above"
+            | "below"
+            | "than"
+            | "some"
+            | "circa"
+            | "ca"
+            | "approximately"
     )
 }
 
@@ -384,7 +425,9 @@ fn calendar(rest: &str) -> Option<(Kind, usize)> {
     }
     .map(|(kind, len)| {
         // The `T` between a date and a time.
-        let joined = matches!(kind, Kind::Date(..)) && rest[len..].starts_with('T') && rest[len + 1..].starts_with(|c: char| c.is_ascii_digit());
+        let joined = matches!(kind, Kind::Date(..))
+            && rest[len..].starts_with('T')
+            && rest[len + 1..].starts_with(|c: char| c.is_ascii_digit());
         (kind, len + usize::from(joined))
     })
 }
@@ -425,7 +468,9 @@ fn number_body(rest: &str) -> usize {
 fn grouped(number: &str, separator: char) -> bool {
     let mut groups = number.split(separator);
     let first = groups.next().unwrap_or_default();
-    (1..=3).contains(&first.len()) && number.contains(separator) && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
+    (1..=3).contains(&first.len())
+        && number.contains(separator)
+        && groups.all(|g| g.len() == 3 && g.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// The ways in which a written number can be meant: `1.204` is one point two or, where the point groups, twelve hundred.
@@ -445,7 +490,10 @@ fn readings(number: &str) -> Vec<Reading> {
     }
     // A decimal comma, with points as groups.
     let whole = plain.split(',').next().unwrap_or_default();
-    if plain.matches(',').count() <= 1 && (plain.contains(',') || plain.contains('.')) && (!whole.contains('.') || grouped(whole, '.')) {
+    if plain.matches(',').count() <= 1
+        && (plain.contains(',') || plain.contains('.'))
+        && (!whole.contains('.') || grouped(whole, '.'))
+    {
         read(plain.replace('.', "").replace(',', "."));
     }
     found
@@ -472,7 +520,7 @@ mod tests {
         let data = || json!([{"metric": "signups.new", "value": 1204, "usual": 1020.5, "change_pct": 17.98, "flagged": true}, {"value": 0.021, "usual": 0.004, "flagged": false}, {"value": -12.3}, {"value": 3_450_000}]);
         for fine in [
             "sign-ups 1,204 (+18 % on the usual)",
-            "1204 against 1 020.5",
+            "1204 against 1\u{a0}020.5",
             "1\u{202f}204, 1'204, 1.2k or about 1,200",
             "over 1,000 and nearly 1,300",
             "checkout errors 2.1 % (usual 0.4 %)",
@@ -506,7 +554,18 @@ mod tests {
     #[test]
     fn days_and_times_must_occur_in_the_data() {
         let data = || json!({"day": "2026-11-19", "at": "2026-11-19T14:10:33Z", "version": "18.1.2"});
-        for fine in ["Thu 19 Nov", "19 November 2026", "Nov 19, 2026", "November 19th", "the 19th of November", "19.11.2026", "11/19/2026", "from 14:10 on", "in 2026", "on 18.1.2"] {
+        for fine in [
+            "Thu 19 Nov",
+            "19 November 2026",
+            "Nov 19, 2026",
+            "November 19th",
+            "the 19th of November",
+            "19.11.2026",
+            "11/19/2026",
+            "from 14:10 on",
+            "in 2026",
+            "on 18.1.2",
+        ] {
             assert_eq!(wrong(data(), fine), [""; 0], "{fine}");
         }
         for bad in ["20 Nov", "2026-11-18", "14:11", "19 Nov 2025", "in 2025"] {
@@ -516,7 +575,29 @@ mod tests {
 
     #[test]
     fn no_text_is_too_strange() {
-        for text in ["1.", "1..2", "1,,2", "1,2,3,4", "99999999999999999999999999999999999999999", "1e999", "٣", "1:", "24:61", "2026-", "2026-13-40", "1'", "é1é", "1/2/3", "½", "1.\u{a0}", "−", "x", "x1", "Jan", "May 5th, 20266"] {
+        for text in [
+            "1.",
+            "1..2",
+            "1,,2",
+            "1,2,3,4",
+            "99999999999999999999999999999999999999999",
+            "1e999",
+            "٣",
+            "1:",
+            "24:61",
+            "2026-",
+            "2026-13-40",
+            "1'",
+            "é1é",
+            "1/2/3",
+            "½",
+            "1.\u{a0}",
+            "−",
+            "x",
+            "x1",
+            "Jan",
+            "May 5th, 20266",
+        ] {
             let found = figures(text);
             assert!(found.iter().all(|f| f.end <= text.len() && text.is_char_boundary(f.end)), "{text}");
             let mut facts = Facts::default();

@@ -62,10 +62,14 @@ impl Task {
 
     pub(super) fn explained(self) -> &'static str {
         match self {
-            Self::Summarise => "summarise the data for the reader that is described below. Leave out what does not matter.",
+            Self::Summarise => {
+                "summarise the data for the reader that is described below. Leave out what does not matter."
+            }
             Self::Filter => "decide whether the datum is to be kept, by the rule below. Judge each on its own.",
             Self::Classify => "put the datum into one of the classes of the type, by the rule below.",
-            Self::Extract => "take out of the data what is asked for below, as it stands there; null or empty where it is not there.",
+            Self::Extract => {
+                "take out of the data what is asked for below, as it stands there; null or empty where it is not there."
+            }
             Self::Format => "bring the data into the form that is described below. Add nothing and leave nothing out.",
         }
     }

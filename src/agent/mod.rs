@@ -11,8 +11,6 @@ pub mod facts;
 pub mod intern;
 pub mod output;
 pub mod prompt;
-#[cfg(test)]
-mod tests;
 mod transcript;
 
 use crate::domain::run::Failure;

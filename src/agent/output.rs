@@ -42,7 +42,8 @@ mod tests {
     use serde_json::json;
 
     fn read_class(text: &str) -> Result<Value, Vec<String>> {
-        let ty = Type::Map(vec![Field { name: "class".into(), ty: Type::Enum(vec!["simple".into(), "complex".into()]) }]);
+        let ty =
+            Type::Map(vec![Field { name: "class".into(), ty: Type::Enum(vec!["simple".into(), "complex".into()]) }]);
         read(text, &ty, &|_| Vec::new()).map(Value::Object)
     }
 
@@ -51,7 +52,15 @@ mod tests {
         let good = Ok(json!({"class": "simple"}));
         assert_eq!(read_class(r#"{"class": "simple"}"#), good);
         assert_eq!(read_class("Here it is:\n```json\n{\"class\": \"simple\"}\n```"), good);
-        for bad in ["", r#"{"class": "sim"#, r#"{"class": "hard"}"#, r#"{"class": "simple", "channel": "x"}"#, "[]", "simple", "{}"] {
+        for bad in [
+            "",
+            r#"{"class": "sim"#,
+            r#"{"class": "hard"}"#,
+            r#"{"class": "simple", "channel": "x"}"#,
+            "[]",
+            "simple",
+            "{}",
+        ] {
             assert!(read_class(bad).is_err(), "{bad}");
         }
         assert!(read_class(&"x".repeat(2 << 20)).is_err());

@@ -60,7 +60,14 @@ do what is possible without it.
 ";
 
 /// The system text of a question to `role`. `instruction` is the step's `ask` or playbook, trusted.
-pub fn system(role: Role, pipeline: &str, summary: &str, task: Option<Task>, instruction: &str, output: &Type) -> String {
+pub fn system(
+    role: Role,
+    pipeline: &str,
+    summary: &str,
+    task: Option<Task>,
+    instruction: &str,
+    output: &Type,
+) -> String {
     let mut text = String::from(COMMON);
     if role == Role::Boss && task.is_none() {
         text.push_str(BOSS);
@@ -197,11 +204,14 @@ mod tests {
     #[test]
     fn long_data_keeps_its_head_and_tail_and_says_what_is_missing() {
         let long: Vec<Value> = (0..20_000).map(|n| json!({"n": n})).collect();
-        let text = data(&[Given { label: "rows".into(), value: Value::Array(long) }], &[(0, "whole: artifact a1".into())]);
+        let text =
+            data(&[Given { label: "rows".into(), value: Value::Array(long) }], &[(0, "whole: artifact a1".into())]);
         assert!(text.len() < MOST_PER_DATUM + 1000);
-        assert!(text.contains("{\"n\":0}") && text.contains("{\"n\":19999}") && text.contains("bytes are left out here"));
+        assert!(
+            text.contains("{\"n\":0}") && text.contains("{\"n\":19999}") && text.contains("bytes are left out here")
+        );
         assert!(text.contains("(whole: artifact a1)"));
-        assert_eq!(clip("ééééé", 5).matches('é').count(), 1);
+        assert_eq!(clip("ééééé", 5), "é\n[… 6 bytes are left out here …]\né");
     }
 
     #[test]

@@ -44,9 +44,8 @@ impl Transcript {
     pub fn messages(&mut self) -> Result<Vec<RawMessage>, Stop> {
         if !self.pending.is_empty() {
             // Two user messages in a row happen when a request was refused and something is added to it.
-            if let Some(last) = self.messages.last()
+            if let Some(last) = self.messages.last().filter(|last| is_users(last))
                 && let Ok(mut message) = Message::from_raw(last)
-                && message.role == Speaker::User
             {
                 self.messages.pop();
                 message.content.append(&mut self.pending);
@@ -62,14 +61,35 @@ impl Transcript {
         self.known
     }
 
-    /// Appends the model's message as it is.
+    /// Appends the model's message as it is. What follows a pause continues the paused message.
     pub fn answered(&mut self, message: RawMessage, usage: &Usage) {
         self.known = (usage.total_input(), self.messages.len());
-        self.messages.push(message);
+        let continued = self.messages.last().and_then(|last| joined(last, &message));
+        match continued {
+            Some(whole) => {
+                self.messages.pop();
+                self.known = (0, 0);
+                self.messages.push(whole);
+            }
+            None => self.messages.push(message),
+        }
+    }
+
+    /// Appends a notice instead of a message that is too large to be sent again.
+    pub fn answered_at_length(&mut self, bytes: usize, usage: &Usage) -> Result<(), Stop> {
+        let text = format!("(an answer of {bytes} bytes is left out)");
+        let message = raw(&Message { role: Speaker::Assistant, content: vec![Block::Text { text }] })?;
+        self.answered(message, usage);
+        Ok(())
     }
 
     /// Appends the model's message without calls that it did not finish, or that are too large to be sent again.
-    pub fn answered_without(&mut self, message: &RawValue, usage: &Usage, keep: impl Fn(&Call) -> Keep) -> Result<(), Stop> {
+    pub fn answered_without(
+        &mut self,
+        message: &RawValue,
+        usage: &Usage,
+        keep: impl Fn(&Call) -> Keep,
+    ) -> Result<(), Stop> {
         let mut parsed: Value = serde_json::from_str(message.get()).map_err(|_| garbage())?;
         if let Some(blocks) = parsed["content"].as_array_mut() {
             blocks.retain_mut(|block| match call_of(block).map(|call| keep(&call)) {
@@ -81,7 +101,7 @@ impl Transcript {
                 Some(Keep::Yes) | None => true,
             });
             if blocks.iter().all(|block| matches!(block["type"].as_str(), Some("thinking" | "redacted_thinking"))) {
-                blocks.push(serde_json::json!({"type": "text", "text": "(cut off)"}));
+                blocks.push(serde_json::json!({"type": "text", "text": "(nothing)"}));
             }
         }
         let bytes = serde_json::value::to_raw_value(&parsed).map_err(|_| garbage())?;
@@ -124,6 +144,23 @@ impl Transcript {
         self.known = (0, 0);
         Ok(())
     }
+}
+
+/// Whether a message is one of ours, without reading all of it: ours begin with the speaker.
+fn is_users(message: &RawValue) -> bool {
+    message.get().starts_with(r#"{"role":"user""#)
+}
+
+/// Two messages of the assistant as one; `None` when the first is ours.
+fn joined(first: &RawValue, second: &RawValue) -> Option<RawMessage> {
+    if is_users(first) {
+        return None;
+    }
+    let mut whole: Value = serde_json::from_str(first.get()).ok()?;
+    let mut second: Value = serde_json::from_str(second.get()).ok()?;
+    let more = std::mem::take(second["content"].as_array_mut()?);
+    whole["content"].as_array_mut()?.extend(more);
+    serde_json::value::to_raw_value(&whole).ok().map(Arc::from)
 }
 
 /// What becomes of a call when its message is kept.

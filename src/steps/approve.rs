@@ -17,7 +17,12 @@ pub const KIND: StepKind = StepKind {
         Opt { name: "ask", ty: OptType::Text, required: true, doc: "the question" },
         Opt { name: "given", ty: OptType::Data, required: false, doc: "what is shown with it" },
         Opt { name: "expires", ty: OptType::Duration, required: true, doc: "how long to wait" },
-        Opt { name: "on_expiry", ty: OptType::Word(&["skip", "fail", "proceed"]), required: true, doc: "what no answer means" },
+        Opt {
+            name: "on_expiry",
+            ty: OptType::Word(&["skip", "fail", "proceed"]),
+            required: true,
+            doc: "what no answer means",
+        },
     ],
     beside: &[],
     model: false,
@@ -46,7 +51,9 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
         .collect();
     let expires = options.duration("expires").copied();
     let expires_at = match expires {
-        Some(expires) => Some(call.ctx.now().await?.saturating_add(expires).unwrap_or(jiff::Timestamp::MAX).to_string()),
+        Some(expires) => {
+            Some(call.ctx.now().await?.saturating_add(expires).unwrap_or(jiff::Timestamp::MAX).to_string())
+        }
         None => None,
     };
     let on_expiry = options.text("on_expiry").unwrap_or("skip");

@@ -21,8 +21,18 @@ pub const KIND: StepKind = StepKind {
     options: &[
         Opt { name: "ask", ty: OptType::Text, required: false, doc: "the instruction; or `playbook`" },
         Opt { name: "playbook", ty: OptType::File, required: false, doc: "a file with the instruction" },
-        Opt { name: "given", ty: OptType::Data, required: false, doc: "all that the model sees; default: the item of the `each`" },
-        Opt { name: "tools", ty: OptType::Tools, required: false, doc: "capabilities and tools of the pipeline that it may call" },
+        Opt {
+            name: "given",
+            ty: OptType::Data,
+            required: false,
+            doc: "all that the model sees; default: the item of the `each`",
+        },
+        Opt {
+            name: "tools",
+            ty: OptType::Tools,
+            required: false,
+            doc: "capabilities and tools of the pipeline that it may call",
+        },
         Opt { name: "max_turns", ty: OptType::Integer, required: false, doc: "requests of this step at most" },
     ],
     beside: &[],

@@ -23,7 +23,7 @@ pub const KIND: StepKind = StepKind {
     options: &[
         Opt { name: "compare", ty: OptType::StepId, required: true, doc: "the step with the rows" },
         Opt { name: "at", ty: OptType::Expr(Sees::Nothing), required: true, doc: "the day that is looked at" },
-        Opt { name: "usual", ty: OptType::Text, required: true, doc: "`median_same_weekday(n)`, `mean(n)` or `previous`" },
+        Opt { name: "usual", ty: OptType::Word(USUAL), required: true, doc: "what the day is compared with" },
         Opt { name: "flag_when", ty: OptType::Expr(Sees::Item), required: false, doc: "when a metric is flagged" },
     ],
     beside: &[],
@@ -50,6 +50,8 @@ pub const KIND: StepKind = StepKind {
     run: Some(run),
     example: "compute: {compare: data, at: params.day, usual: median_same_weekday(8), flag_when: abs(item.change_pct) > 15}\n",
 };
+
+const USUAL: &[&str] = &["median_same_weekday(n)", "mean(n)", "previous"];
 
 /// What a value is compared with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,7 +135,12 @@ fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
         && kind != "fetch"
     {
         let label = format!("this step is a `{kind}`");
-        mistakes.push(model::mistake("compute.compare", "nothing to compare", &label, Some("name an earlier `fetch` step")));
+        mistakes.push(model::mistake(
+            "compute.compare",
+            "nothing to compare",
+            &label,
+            Some("name an earlier `fetch` step"),
+        ));
     }
     mistakes
 }
@@ -241,8 +248,9 @@ fn compute(tables: &[(String, Vec<Value>)], at: Date, usual: Usual) -> Result<Co
         let mut columns: Vec<(String, BTreeMap<Date, f64>)> = Vec::new();
         let mut seen = BTreeSet::new();
         for (n, row) in rows.iter().enumerate() {
-            let day = day_of(&row["day"])
-                .ok_or_else(|| failed(E_DATA, format!("row {} of `{source}` has no `day` such as 2026-11-20", n + 1)))?;
+            let day = day_of(&row["day"]).ok_or_else(|| {
+                failed(E_DATA, format!("row {} of `{source}` has no `day` such as 2026-11-20", n + 1))
+            })?;
             if !seen.insert(day) {
                 return Err(failed(E_DATA, format!("`{source}` has two rows for {day}")));
             }
@@ -289,7 +297,8 @@ impl Computed {
     fn series(&self, items: &[Value]) -> Value {
         let days: Vec<String> = self.days.iter().map(ToString::to_string).collect();
         let metrics = self.metrics.iter().zip(items).map(|(metric, item)| {
-            let values: Vec<Value> = self.days.iter().map(|day| metric.values.get(day).map_or(Value::Null, |v| number(*v))).collect();
+            let values: Vec<Value> =
+                self.days.iter().map(|day| metric.values.get(day).map_or(Value::Null, |v| number(*v))).collect();
             json!({"metric": metric.name, "values": values, "usual": item["usual"], "flagged": item["flagged"]})
         });
         json!({"days": days, "metrics": metrics.collect::<Vec<_>>()})
@@ -359,13 +368,22 @@ mod tests {
     fn late_and_doubled_rows_are_named() {
         let at = day("2026-11-19");
         let late = table(&[("2026-11-18", json!(1))]);
-        assert_eq!(message(compute(&late, at, Usual::Previous)), "`s` has no row for 2026-11-19: its last day is 2026-11-18 (E-DATA)");
-        assert_eq!(message(compute(&table(&[]), at, Usual::Previous)), "`s` has no row for 2026-11-19: it has no rows at all (E-DATA)");
+        assert_eq!(
+            message(compute(&late, at, Usual::Previous)),
+            "`s` has no row for 2026-11-19: its last day is 2026-11-18 (E-DATA)"
+        );
+        assert_eq!(
+            message(compute(&table(&[]), at, Usual::Previous)),
+            "`s` has no row for 2026-11-19: it has no rows at all (E-DATA)"
+        );
         let twice = table(&[("2026-11-19", json!(1)), ("2026-11-19T00:00:00Z", json!(2))]);
         assert_eq!(message(compute(&twice, at, Usual::Previous)), "`s` has two rows for 2026-11-19 (E-DATA)");
         let none = table(&[("2026-11-19", Value::Null)]);
         assert_eq!(message(compute(&none, at, Usual::Previous)), "there is no number for 2026-11-19 (E-DATA)");
-        assert!(message(compute(&table(&[("19.11.", json!(1))]), at, Usual::Previous)).starts_with("row 1 of `s` has no `day`"));
+        assert!(
+            message(compute(&table(&[("19.11.", json!(1))]), at, Usual::Previous))
+                .starts_with("row 1 of `s` has no `day`")
+        );
     }
 
     #[test]
@@ -411,9 +429,16 @@ mod tests {
                 let past: Vec<f64> = m.values.range(..at).map(|(_, v)| *v).collect();
                 if m.history {
                     let (low, high) = past.iter().fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-                    assert!(m.usual >= low * (1.0 + 1e-9 * -low.signum()) && m.usual <= high * (1.0 + 1e-9 * high.signum()), "{m:?}");
+                    assert!(
+                        m.usual >= low * (1.0 + 1e-9 * -low.signum()) && m.usual <= high * (1.0 + 1e-9 * high.signum()),
+                        "{m:?}"
+                    );
                 }
-                assert_eq!(m.change_pct == 0.0, m.value == m.usual || m.change_pct == 0.0 && m.change.abs() <= f64::EPSILON * m.usual.abs(), "{m:?}");
+                assert_eq!(
+                    m.change_pct == 0.0,
+                    m.value == m.usual || m.change_pct == 0.0 && m.change.abs() <= f64::EPSILON * m.usual.abs(),
+                    "{m:?}"
+                );
             }
         }
         for (value, usual) in [(3.0, 7.0), (-2.0, 9.0), (0.5, 0.25)] {

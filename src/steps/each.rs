@@ -42,9 +42,9 @@ pub(super) async fn run(
         logic: Box::new(move |ctx| {
             let mut scope = scope.clone();
             scope.set(each.name.as_str(), item.clone());
-            Box::pin(async move {
-                data::settle(level.body(&*ctx, step, &scope, Some((&each.name, item)), problems).await)
-            })
+            Box::pin(
+                async move { data::settle(level.body(&*ctx, step, &scope, Some((&each.name, item)), problems).await) },
+            )
         }),
     });
     let parallel = each.parallel.unwrap_or(PARALLEL).max(1) as usize;
@@ -150,8 +150,12 @@ fn counts(kept: &[Value], step: &Step) -> Option<String> {
         _ => None,
     })?;
     let count = |word: &String| kept.iter().filter(|item| item[name.as_str()] == word.as_str()).count();
-    let parts: Vec<String> =
-        words.iter().map(|word| (count(word), word)).filter(|(n, _)| *n > 0).map(|(n, word)| format!("{n} {word}")).collect();
+    let parts: Vec<String> = words
+        .iter()
+        .map(|word| (count(word), word))
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"))
+        .collect();
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
@@ -194,7 +198,14 @@ mod tests {
 
     #[test]
     fn items_are_ordered_by_a_field_and_those_without_come_last_either_way() {
-        let items = || vec![json!({"n": 1, "id": "a"}), json!({"id": "b"}), json!({"n": 10.5, "id": "c"}), json!({"n": 1, "id": "d"})];
+        let items = || {
+            vec![
+                json!({"n": 1, "id": "a"}),
+                json!({"id": "b"}),
+                json!({"n": 10.5, "id": "c"}),
+                json!({"n": 1, "id": "d"}),
+            ]
+        };
         let order = |descending| {
             let mut items = items();
             sort(&mut items, &Order { field: "n".into(), descending });

@@ -17,25 +17,55 @@ use crate::ports::step::{Checked, KindMistake, Opt, OptType, Sees, StepCall, Ste
 use super::{E_REQUIRE, data, each, model};
 
 const REQUIRE: &[Opt] = &[
-    Opt { name: "that", ty: OptType::Expr(Sees::Own), required: true, doc: "what must be true of the step's own result" },
+    Opt {
+        name: "that",
+        ty: OptType::Expr(Sees::Own),
+        required: true,
+        doc: "what must be true of the step's own result",
+    },
     Opt { name: "retry", ty: OptType::Duration, required: false, doc: "read again after this long" },
     Opt { name: "for", ty: OptType::Duration, required: false, doc: "how long to go on trying" },
-    Opt { name: "else", ty: OptType::Word(&["blocked", "failed", "skip", "proceed"]), required: false, doc: "what then; default `blocked`" },
+    Opt {
+        name: "else",
+        ty: OptType::Word(&["blocked", "failed", "skip", "proceed"]),
+        required: false,
+        doc: "what then; default `blocked`",
+    },
 ];
 
 pub const KIND: StepKind = StepKind {
     name: "fetch",
     summary: "read sources",
     options: &[
-        Opt { name: "from", ty: OptType::Sources, required: true, doc: "a source or a tool of the pipeline, or a list of them" },
+        Opt {
+            name: "from",
+            ty: OptType::Sources,
+            required: true,
+            doc: "a source or a tool of the pipeline, or a list of them",
+        },
         Opt { name: "query", ty: OptType::Text, required: false, doc: "in the source's own language" },
         Opt { name: "args", ty: OptType::Args, required: false, doc: "arguments by name" },
-        Opt { name: "only", ty: OptType::Words(&["new", "worsened", "regressed", "all"]), required: false, doc: "of a source that knows identities" },
-        Opt { name: "keep", ty: OptType::Expr(Sees::Item), required: false, doc: "items for which this is false are left alone" },
+        Opt {
+            name: "only",
+            ty: OptType::Words(&["new", "worsened", "regressed", "all"]),
+            required: false,
+            doc: "of a source that knows identities",
+        },
+        Opt {
+            name: "keep",
+            ty: OptType::Expr(Sees::Item),
+            required: false,
+            doc: "items for which this is false are left alone",
+        },
         Opt { name: "order", ty: OptType::Field, required: false, doc: "a field, `-` in front for descending" },
         Opt { name: "take", ty: OptType::Integer, required: false, doc: "at most this many; the others stay new" },
     ],
-    beside: &[Opt { name: "require", ty: OptType::Map(REQUIRE), required: false, doc: "what the data must fulfil, and how long to wait for it" }],
+    beside: &[Opt {
+        name: "require",
+        ty: OptType::Map(REQUIRE),
+        required: false,
+        doc: "what the data must fulfil, and how long to wait for it",
+    }],
     model: false,
     closing: false,
     yields,
@@ -51,18 +81,26 @@ fn yields(y: &Yields<'_>) -> Type {
     let field = |name: &str, ty| Field { name: name.into(), ty };
     let list = |of| Type::List(Box::new(of));
     let text = || Type::String { max: None };
-    let item = match y.options.texts("from").len() {
-        0 | 1 => Type::Any,
-        _ => Type::Map(vec![field("source", text()), field("key", text()), field("rows", list(Type::Any)), field("via", text())]),
+    let one = y.options.texts("from").len() <= 1;
+    let item = match one {
+        true => Type::Any,
+        false => Type::Map(vec![
+            field("source", text()),
+            field("key", text()),
+            field("rows", list(Type::Any)),
+            field("via", text()),
+        ]),
     };
-    Type::Map(vec![
+    let mut fields = vec![
         field("items", list(item)),
         field("count", Type::Integer),
         field("left_behind", Type::Integer),
         field("truncated", Type::Boolean),
-        field("source", text()),
-        field("via", text()),
-    ])
+    ];
+    if one {
+        fields.extend([field("source", text()), field("via", text())]);
+    }
+    Type::Map(fields)
 }
 
 fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
@@ -160,7 +198,9 @@ fn give_up(require: &Require<'_>, lacking: String, end: Option<StepEnd>, waited:
         ("proceed", Some(end)) => Ok(end),
         ("skip", _) => Ok(data::skipped(message)),
         ("failed", _) => Err(super::failed(E_REQUIRE, message)),
-        _ => Err(Stop::Blocked(Failure::new(E_REQUIRE, message).help("run it again when the data is there: `nightcrew resume`"))),
+        _ => Err(Stop::Blocked(
+            Failure::new(E_REQUIRE, message).help("run it again when the data is there: `nightcrew resume`"),
+        )),
     }
 }
 
@@ -177,7 +217,8 @@ async fn fetch(call: &StepCall<'_>, attempt: u32) -> Result<StepEnd, Stop> {
     if let (Some(item), false) = (handed_in(call, &sources), by_hand) {
         return finish(call, vec![item.clone()], Map::from_iter([("source".into(), sources[0].into())]), false);
     }
-    let label = |source: &str| if attempt == 0 { source.to_owned() } else { format!("attempt-{}/{source}", attempt + 1) };
+    let label =
+        |source: &str| if attempt == 0 { source.to_owned() } else { format!("attempt-{}/{source}", attempt + 1) };
     let asked = sources.iter().map(|source| {
         let request = FetchRequest {
             from: (*source).to_owned(),
@@ -205,9 +246,10 @@ async fn fetch(call: &StepCall<'_>, attempt: u32) -> Result<StepEnd, Stop> {
         let items = answers.swap_remove(0).rows.into_iter().map(Value::Object).collect();
         return finish(call, items, about, truncated);
     }
-    let items = sources.iter().zip(answers).map(|(source, rows)| {
-        json!({"source": source, "key": source, "rows": rows.rows, "via": rows.via})
-    });
+    let items = sources
+        .iter()
+        .zip(answers)
+        .map(|(source, rows)| json!({"source": source, "key": source, "rows": rows.rows, "via": rows.via}));
     finish(call, items.collect(), Map::new(), truncated)
 }
 

@@ -22,13 +22,28 @@ pub const KIND: StepKind = StepKind {
     options: &[
         Opt { name: "ask", ty: OptType::Text, required: false, doc: "the instruction; or `playbook`" },
         Opt { name: "playbook", ty: OptType::File, required: false, doc: "a file with the instruction" },
-        Opt { name: "given", ty: OptType::Data, required: false, doc: "all that the model sees; default: the item of the `each`" },
-        Opt { name: "test_first", ty: OptType::Boolean, required: false, doc: "a failing test must be shown before the fix" },
+        Opt {
+            name: "given",
+            ty: OptType::Data,
+            required: false,
+            doc: "all that the model sees; default: the item of the `each`",
+        },
+        Opt {
+            name: "test_first",
+            ty: OptType::Boolean,
+            required: false,
+            doc: "a failing test must be shown before the fix",
+        },
         Opt { name: "attempts", ty: OptType::Integer, required: false, doc: "attempts at most" },
     ],
     beside: &[
         Opt { name: "diff", ty: OptType::Map(DIFF), required: false, doc: "what the patch may touch" },
-        Opt { name: "review", ty: OptType::Map(REVIEW), required: false, doc: "a second model reads the patch before it counts" },
+        Opt {
+            name: "review",
+            ty: OptType::Map(REVIEW),
+            required: false,
+            doc: "a second model reads the patch before it counts",
+        },
         Opt { name: "tools", ty: OptType::Tools, required: false, doc: "tools that it may call beside its own" },
     ],
     model: false,

@@ -12,7 +12,12 @@ pub const KIND: StepKind = StepKind {
         Opt { name: "from", ty: OptType::StepId, required: true, doc: "an earlier `fix` with `test_first: true`" },
         Opt { name: "labels", ty: OptType::Texts, required: false, doc: "labels to set" },
         Opt { name: "reviewers", ty: OptType::Texts, required: false, doc: "`codeowners`, or names" },
-        Opt { name: "expires", ty: OptType::Duration, required: false, doc: "closed when nobody looked at it for so long" },
+        Opt {
+            name: "expires",
+            ty: OptType::Duration,
+            required: false,
+            doc: "closed when nobody looked at it for so long",
+        },
     ],
     beside: &[],
     model: false,
@@ -42,7 +47,12 @@ fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
         )],
         Some((kind, _)) => {
             let label = format!("this step is a `{kind}`");
-            vec![mistake("pull_request.from", title, &label, Some("name an earlier `fix` step with `test_first: true`"))]
+            vec![mistake(
+                "pull_request.from",
+                title,
+                &label,
+                Some("name an earlier `fix` step with `test_first: true`"),
+            )]
         }
         // An unknown step is reported where references are checked.
         None => Vec::new(),

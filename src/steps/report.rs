@@ -24,11 +24,26 @@ pub const KIND: StepKind = StepKind {
     summary: "tell people",
     options: &[
         Opt { name: "from", ty: OptType::Data, required: true, doc: "what is told, in this order" },
-        Opt { name: "to", ty: OptType::Words(&["files", "terminal", "slack"]), required: false, doc: "where to; default `files`" },
+        Opt {
+            name: "to",
+            ty: OptType::Words(&["files", "terminal", "slack"]),
+            required: false,
+            doc: "where to; default `files`",
+        },
         Opt { name: "channel", ty: OptType::Channel, required: false, doc: "default: the owner's" },
-        Opt { name: "thread", ty: OptType::Word(&["per_run", "per_finding"]), required: false, doc: "default `per_run`" },
+        Opt {
+            name: "thread",
+            ty: OptType::Word(&["per_run", "per_finding"]),
+            required: false,
+            doc: "default `per_run`",
+        },
         Opt { name: "chart", ty: OptType::Map(CHART), required: false, doc: "a chart of computed series" },
-        Opt { name: "when_quiet", ty: OptType::Word(&["post", "edit", "silent"]), required: false, doc: "when there is nothing to tell; default `silent`" },
+        Opt {
+            name: "when_quiet",
+            ty: OptType::Word(&["post", "edit", "silent"]),
+            required: false,
+            doc: "when there is nothing to tell; default `silent`",
+        },
     ],
     beside: &[],
     model: false,
@@ -89,7 +104,8 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
         sinks if sinks.is_empty() => vec!["files"],
         sinks => sinks,
     };
-    let channel = options.text("channel").map(str::to_owned).or(call.pipeline.owner.as_ref().map(|owner| owner.channel.clone()));
+    let channel =
+        options.text("channel").map(str::to_owned).or(call.pipeline.owner.as_ref().map(|owner| owner.channel.clone()));
     let path = call.ctx.path();
     let deliveries = sinks.iter().map(|sink| {
         let delivery = Delivery {

@@ -77,15 +77,18 @@ fn block(label: &str, value: &Value) -> Option<ReportBlock> {
 fn table(label: &str, items: &[Value]) -> ReportBlock {
     let mut columns: Vec<String> = Vec::new();
     for (name, value) in items.iter().filter_map(Value::as_object).flatten() {
-        let flat = !value.is_object() && !matches!(value, Value::Array(inner) if inner.iter().any(|v| v.is_object() || v.is_array()));
+        let flat = !value.is_object()
+            && !matches!(value, Value::Array(inner) if inner.iter().any(|v| v.is_object() || v.is_array()));
         let usual = name == "outcome" && items.iter().all(|item| item["outcome"] == "done");
-        if flat && !usual && !ABOUT.contains(&name.as_str()) && columns.len() < MOST_COLUMNS && !columns.contains(name) {
+        if flat && !usual && !ABOUT.contains(&name.as_str()) && columns.len() < MOST_COLUMNS && !columns.contains(name)
+        {
             columns.push(name.clone());
         }
     }
     let cell = |item: &Value, name: &String| match &item[name.as_str()] {
         Value::Array(values) => {
-            let texts: Vec<String> = values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+            let texts: Vec<String> =
+                values.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
             Value::from(texts.join(", "))
         }
         Value::Object(_) => Value::Null,

@@ -112,8 +112,13 @@ impl Ended {
 impl Level<'_> {
     /// Runs the steps. Errors: only final stops.
     pub async fn run(&self, ctx: &dyn DurableContext, mut scope: Bindings) -> Result<Ended, Stop> {
-        let mut ended =
-            Ended { results: Vec::new(), problems: Vec::new(), failures: Vec::new(), outcome: Outcome::NothingNew, headline: None };
+        let mut ended = Ended {
+            results: Vec::new(),
+            problems: Vec::new(),
+            failures: Vec::new(),
+            outcome: Outcome::NothingNew,
+            headline: None,
+        };
         let mut stopped: Option<String> = None;
         let mut fetched = Fetched::No;
         for step in self.steps {
@@ -252,7 +257,8 @@ impl Level<'_> {
 /// The logic of a kind. Errors: `Blocked` when this version has none.
 fn runnable(name: &str) -> Result<crate::ports::step::RunStep, Stop> {
     find(name).and_then(|kind| kind.run).ok_or_else(|| {
-        let failure = Failure::new(E_KIND, format!("steps of the kind `{name}` come with a later version of nightcrew"));
+        let failure =
+            Failure::new(E_KIND, format!("steps of the kind `{name}` come with a later version of nightcrew"));
         Stop::Blocked(failure.help("`--until` with an earlier step runs the pipeline up to there"))
     })
 }

@@ -11,10 +11,25 @@ pub const KIND: StepKind = StepKind {
     options: &[
         Opt { name: "sarif", ty: OptType::Commands, required: false, doc: "commands that print SARIF" },
         Opt { name: "cargo", ty: OptType::Commands, required: false, doc: "cargo commands that print JSON messages" },
-        Opt { name: "jsonl", ty: OptType::Commands, required: false, doc: "commands that print one finding as JSON a line" },
+        Opt {
+            name: "jsonl",
+            ty: OptType::Commands,
+            required: false,
+            doc: "commands that print one finding as JSON a line",
+        },
         Opt { name: "pattern", ty: OptType::Commands, required: false, doc: "regular expressions to look for" },
-        Opt { name: "only", ty: OptType::Words(&["new", "worsened", "regressed", "all"]), required: false, doc: "default: what is new, worse or back" },
-        Opt { name: "first_run", ty: OptType::Word(&["baseline", "judge"]), required: false, doc: "whether the first run only records what exists" },
+        Opt {
+            name: "only",
+            ty: OptType::Words(&["new", "worsened", "regressed", "all"]),
+            required: false,
+            doc: "default: what is new, worse or back",
+        },
+        Opt {
+            name: "first_run",
+            ty: OptType::Word(&["baseline", "judge"]),
+            required: false,
+            doc: "whether the first run only records what exists",
+        },
     ],
     beside: &[],
     model: false,
@@ -31,7 +46,11 @@ pub const KIND: StepKind = StepKind {
             field("source", text()),
         ]);
         let list = |of| Type::List(Box::new(of));
-        Type::Map(vec![field("items", list(finding.clone())), field("count", Type::Integer), field("fixed", list(finding))])
+        Type::Map(vec![
+            field("items", list(finding.clone())),
+            field("count", Type::Integer),
+            field("fixed", list(finding)),
+        ])
     },
     check,
     run: None,
@@ -41,7 +60,12 @@ pub const KIND: StepKind = StepKind {
 fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
     let mut mistakes = Vec::new();
     if !checked.repository {
-        mistakes.push(mistake("", "`scan` needs a repository", "there is nothing to scan", Some("write `repository: {github: owner/name, path: …}`")));
+        mistakes.push(mistake(
+            "",
+            "`scan` needs a repository",
+            "there is nothing to scan",
+            Some("write `repository: {github: owner/name, path: …}`"),
+        ));
     }
     if !checked.environment {
         let help = "write `environment: environments/….yaml`";

@@ -1,0 +1,6 @@
+//! The rules of PIPELINES.md as tests, over pipelines as people write them.
+
+mod agents;
+mod evil;
+mod flow;
+mod kinds;

@@ -12,7 +12,12 @@ pub const KIND: StepKind = StepKind {
         Opt { name: "key", ty: OptType::Expr(Sees::Nothing), required: false, doc: "by which it is found again" },
         Opt { name: "labels", ty: OptType::Texts, required: false, doc: "labels to set" },
         Opt { name: "assignees", ty: OptType::Texts, required: false, doc: "who gets it" },
-        Opt { name: "closed_as_not_planned", ty: OptType::Word(&["mute", "reopen"]), required: false, doc: "what a person's `not planned` means" },
+        Opt {
+            name: "closed_as_not_planned",
+            ty: OptType::Word(&["mute", "reopen"]),
+            required: false,
+            doc: "what a person's `not planned` means",
+        },
     ],
     beside: &[],
     model: false,

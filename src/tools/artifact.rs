@@ -123,7 +123,8 @@ mod tests {
 
     #[test]
     fn lines_are_found_and_read_by_number_and_answers_are_bounded() {
-        let text: String = (1..=5000).map(|n| format!("line {n}{}\n", if n % 1000 == 0 { " Error" } else { "" })).collect();
+        let text: String =
+            (1..=5000).map(|n| format!("line {n}{}\n", if n % 1000 == 0 { " Error" } else { "" })).collect();
         let found = search(&text, &json!({"id": "a", "text": "error", "around": 1}));
         assert!(found.starts_with("999: line 999\n1000: line 1000 Error\n1001: line 1001\n"), "{found}");
         assert!(found.ends_with("[5 of 5000 lines match]"), "{found}");
