@@ -4,7 +4,7 @@
 //! open runs of the journal. Invariants: at most `max_running` runs are running; a run that waits for its pipeline begins only
 //! when no other run of that pipeline runs; within a pipeline runs begin in the order in which they came.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use crate::base::ids::RunId;
 use crate::domain::run::RunStart;
@@ -23,13 +23,24 @@ pub enum Company {
 #[derive(Debug)]
 pub struct Queue {
     max_running: usize,
-    running: BTreeMap<RunId, String>,
+    /// Run → its pipeline.
+    running: HashMap<RunId, String>,
     waiting: VecDeque<(RunStart, Company)>,
+    /// The same runs by pipeline, so that a thousand at once cost no more than each alone.
+    members: HashMap<String, Members>,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    running: Vec<RunId>,
+    /// In the order in which they came.
+    waiting: VecDeque<RunId>,
 }
 
 impl Queue {
     pub fn new(max_running: usize) -> Self {
-        Self { max_running: max_running.max(1), running: BTreeMap::new(), waiting: VecDeque::new() }
+        let (running, waiting, members) = (HashMap::new(), VecDeque::new(), HashMap::new());
+        Self { max_running: max_running.max(1), running, waiting, members }
     }
 
     /// A reload may change the limit; what runs goes on.
@@ -39,13 +50,16 @@ impl Queue {
 
     /// Takes in a claimed run. One that is here already is not taken twice.
     pub fn admit(&mut self, start: RunStart, company: Company) {
-        if !self.knows(&start.id) {
+        let members = self.members.entry(start.pipeline.clone()).or_default();
+        if !members.running.contains(&start.id) && !members.waiting.contains(&start.id) {
+            members.waiting.push_back(start.id.clone());
             self.waiting.push_back((start, company));
         }
     }
 
-    pub fn knows(&self, run: &RunId) -> bool {
-        self.running.contains_key(run) || self.waiting.iter().any(|(start, _)| start.id == *run)
+    /// Whether this run of the pipeline runs or waits here.
+    pub fn knows(&self, pipeline: &str, run: &RunId) -> bool {
+        self.members.get(pipeline).is_some_and(|members| members.running.contains(run) || members.waiting.contains(run))
     }
 
     /// The next run that may begin; from now on it counts as running. Call until `None`.
@@ -53,61 +67,72 @@ impl Queue {
         if self.running.len() >= self.max_running {
             return None;
         }
-        let index = (0..self.waiting.len()).find(|index| self.may_begin(*index))?;
+        let index = self.waiting.iter().position(|(start, company)| self.may_begin(start, *company))?;
         let (start, _) = self.waiting.remove(index)?;
+        let members = self.members.entry(start.pipeline.clone()).or_default();
+        members.waiting.retain(|run| *run != start.id);
+        members.running.push(start.id.clone());
         self.running.insert(start.id.clone(), start.pipeline.clone());
         Some(start)
     }
 
-    fn may_begin(&self, index: usize) -> bool {
-        let Some((start, company)) = self.waiting.get(index) else { return false };
+    fn may_begin(&self, start: &RunStart, company: Company) -> bool {
         match company {
             Company::Any => true,
-            Company::Alone => {
-                !self.running.values().any(|pipeline| *pipeline == start.pipeline)
-                    && !self.waiting.iter().take(index).any(|(earlier, _)| earlier.pipeline == start.pipeline)
-            }
+            Company::Alone => self
+                .members
+                .get(&start.pipeline)
+                .is_none_or(|members| members.running.is_empty() && members.waiting.front() == Some(&start.id)),
         }
     }
 
     /// The run has ended, or will never begin. Whether it was known.
     pub fn ended(&mut self, run: &RunId) -> bool {
-        let before = self.waiting.len();
-        self.waiting.retain(|(start, _)| start.id != *run);
-        self.running.remove(run).is_some() || self.waiting.len() < before
+        let pipeline = match self.running.remove(run) {
+            Some(pipeline) => pipeline,
+            None => {
+                match self.waiting.iter().position(|(start, _)| start.id == *run).and_then(|i| self.waiting.remove(i)) {
+                    Some((start, _)) => start.pipeline,
+                    None => return false,
+                }
+            }
+        };
+        if let Some(members) = self.members.get_mut(&pipeline) {
+            members.running.retain(|other| other != run);
+            members.waiting.retain(|other| other != run);
+            if members.running.is_empty() && members.waiting.is_empty() {
+                self.members.remove(&pipeline);
+            }
+        }
+        true
     }
 
-    /// Takes out the runs of a pipeline that have not begun.
+    /// Takes out the runs of a pipeline that have not begun, oldest first.
     pub fn withdraw(&mut self, pipeline: &str) -> Vec<RunId> {
-        let mut withdrawn = Vec::new();
-        self.waiting.retain(|(start, _)| {
-            let stays = start.pipeline != pipeline;
-            if !stays {
-                withdrawn.push(start.id.clone());
-            }
-            stays
-        });
+        let Some(members) = self.members.get_mut(pipeline) else { return Vec::new() };
+        let withdrawn = Vec::from(std::mem::take(&mut members.waiting));
+        if members.running.is_empty() {
+            self.members.remove(pipeline);
+        }
+        self.waiting.retain(|(start, _)| start.pipeline != pipeline);
         withdrawn
     }
 
     /// Runs of a pipeline that run.
     pub fn running_of(&self, pipeline: &str) -> Vec<RunId> {
-        self.running.iter().filter(|(_, name)| *name == pipeline).map(|(run, _)| run.clone()).collect()
+        self.members.get(pipeline).map(|members| members.running.clone()).unwrap_or_default()
     }
 
     /// The run that stands in the way of the next one: a running one, else the first that waits.
     pub fn active(&self, pipeline: &str) -> Option<&RunId> {
-        let running = self.running.iter().find(|(_, name)| *name == pipeline).map(|(run, _)| run);
-        running
-            .or_else(|| self.waiting.iter().find(|(start, _)| start.pipeline == pipeline).map(|(start, _)| &start.id))
+        let members = self.members.get(pipeline)?;
+        members.running.first().or_else(|| members.waiting.front())
     }
 
     pub fn open(&self, pipeline: &str) -> OpenRuns {
         let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        OpenRuns {
-            running: count(self.running.values().filter(|name| *name == pipeline).count()),
-            queued: count(self.waiting.iter().filter(|(start, _)| start.pipeline == pipeline).count()),
-        }
+        let Some(members) = self.members.get(pipeline) else { return OpenRuns::default() };
+        OpenRuns { running: count(members.running.len()), queued: count(members.waiting.len()) }
     }
 
     /// How many runs wait, of all pipelines.

@@ -12,7 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use futures_util::future::join_all;
+use futures_util::stream::FuturesOrdered;
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -392,22 +394,28 @@ impl Loop {
                 }
             }
         }
-        let claimed = join_all(claims.iter().map(|(_, claim)| self.journal.claim(claim.clone()))).await;
+        let journal = self.journal.clone();
+        let claim = |(start, claim): (Start, Claim)| {
+            let journal = journal.clone();
+            async move { (start, journal.claim(claim.clone()).await, claim) }
+        };
+        let mut claimed: FuturesOrdered<_> = claims.into_iter().map(claim).collect();
         // One that failed must not keep those that succeeded from beginning.
         let mut failed = None;
-        for ((start, claim), claimed) in claims.into_iter().zip(claimed) {
+        while let Some((start, claimed, claim)) = claimed.next().await {
             match claimed {
-                Ok(Claimed::New) => self.take_in(claim, start).await,
-                Ok(Claimed::AlreadyClaimed(run)) => failed = self.take_in_again(&run).err().or(failed),
+                Ok(Claimed::New) => {
+                    self.take_in(claim, start).await;
+                    self.dispatch();
+                }
+                Ok(Claimed::AlreadyClaimed(run)) => {
+                    failed = self.take_in_again(&claim.start.pipeline, &run).err().or(failed)
+                }
                 Ok(Claimed::AlreadyDecided(_)) => {}
                 Ok(Claimed::QueueFull { queued }) => {
                     let reason = format!("{}: {queued} runs wait", Refusal::QueueFull);
-                    lines.extend(claim.slot.map(|slot| SlotLine {
-                        fate: SlotFate::Refused,
-                        reason,
-                        run: None,
-                        ..slot
-                    }));
+                    let refused = |slot| SlotLine { fate: SlotFate::Refused, reason, run: None, ..slot };
+                    lines.extend(claim.slot.map(refused));
                 }
                 Err(error) => failed = Some(error),
             }
@@ -515,8 +523,8 @@ impl Loop {
     }
 
     /// The slot has its run already. If an earlier turn failed between the claim and here, the run is open and nobody has it.
-    fn take_in_again(&mut self, run: &RunId) -> Result<(), journal::Error> {
-        if self.queue.knows(run) {
+    fn take_in_again(&mut self, pipeline: &str, run: &RunId) -> Result<(), journal::Error> {
+        if self.queue.knows(pipeline, run) {
             return Ok(());
         }
         if let Some(start) = self.journal.reader().open_runs()?.into_iter().find(|start| start.id == *run) {
