@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+/// A crash after every journal entry.
+mod crash;
 /// Stand-ins for the services outside.
 mod fakes;
 /// Rules about the code itself.
@@ -10,3 +12,5 @@ mod house;
 mod models;
 /// Sources over the samples that ship.
 mod sources;
+/// A state directory, an engine and a scripted model, for tests of whole runs.
+mod world;
