@@ -32,6 +32,10 @@ use super::executor::{At, Executor};
 const CALL_BACKOFF: Backoff =
     Backoff { first: Duration::from_secs(4), most: Duration::from_secs(90), total: Duration::from_secs(600) };
 
+/// While another model stands ready, nobody waits for long.
+const SHORT_BACKOFF: Backoff =
+    Backoff { first: Duration::from_secs(2), most: Duration::from_secs(15), total: Duration::from_secs(30) };
+
 /// A call with less room than this for its answer is not worth its input.
 const LEAST_OUTPUT_TOKENS: u32 = 1_000;
 
@@ -141,7 +145,8 @@ impl Executor {
             let settlement = self.cost_of_failure(settings, &error, granted);
             // A garbled answer that may have been paid for is asked for again once, not for ten minutes.
             let retry = if error.may_cost() && attempt > 1 { Retry::Never } else { error.retry() };
-            let pause = CALL_BACKOFF.pause(attempt, waited, retry);
+            let backoff = if more { SHORT_BACKOFF } else { CALL_BACKOFF };
+            let pause = backoff.pause(attempt, waited, retry);
             let next = pause.is_none() && is_outage(&error) && more;
             let entry = if pause.is_some() || next {
                 // Not the activity's end: after a crash it is asked again, not given up.

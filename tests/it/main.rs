@@ -10,6 +10,8 @@ mod fakes;
 mod house;
 /// The model providers against a scripted server: what is sent, what is understood, what is refused.
 mod models;
+/// Whole runs: limits, signals, outages, bad answers, upgrades.
+mod runs;
 /// Sources over the samples that ship.
 mod sources;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
