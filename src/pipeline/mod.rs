@@ -17,10 +17,6 @@ pub mod schema;
 mod scope;
 mod steps;
 mod tools;
-#[cfg(test)]
-mod test_kinds;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -576,10 +576,11 @@ impl StepReader<'_> {
 
     /// Rule 12: nothing opens a pull request but a fix that had to show its test first. No kind can weaken this.
     fn proof(&self, options: &Options, entry: &Entry, c: &mut Context<'_>) {
-        let Some(node) = entry.value.get("from") else { return };
-        let name = match options.0.get("from") {
-            Some(OptionValue::Expr(expr)) => expr.bare_name(),
-            Some(OptionValue::Text(text)) => Some(text.as_str()),
+        // A `from` that could not be read is a mistake already.
+        let (Some(node), Some(value)) = (entry.value.get("from"), options.0.get("from")) else { return };
+        let name = match value {
+            OptionValue::Expr(expr) => expr.bare_name(),
+            OptionValue::Text(text) => Some(text.as_str()),
             _ => None,
         };
         let fixes: Vec<&str> =

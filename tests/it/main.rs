@@ -12,6 +12,8 @@ mod house;
 mod models;
 /// Whole runs: limits, signals, outages, bad answers, upgrades.
 mod runs;
+/// Pipelines as a user writes them: mistakes, their hints and their texts.
+mod pipeline;
 /// Sources over the samples that ship.
 mod sources;
 /// A state directory, an engine and a scripted model, for tests of whole runs.

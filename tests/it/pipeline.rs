@@ -1,8 +1,19 @@
+//! Pipelines as a user writes them, against the tables of what ships: mistakes, their hints and their texts.
+
 use std::path::Path;
 
-use super::test_kinds::REGISTRY;
-use super::*;
-use crate::diag::Color;
+use nightcrew::diag::Color;
+use nightcrew::domain::definition::Pipeline;
+use nightcrew::pipeline::{DiskFiles, StoredFiles, Surroundings, parse, parse_stored, scan, schema};
+use nightcrew::ports::Registry;
+
+const REGISTRY: Registry = Registry {
+    steps: nightcrew::steps::ALL,
+    tools: nightcrew::tools::ALL,
+    sources: nightcrew::sources::ALL,
+    sinks: nightcrew::sinks::ALL,
+    models: nightcrew::models::ALL,
+};
 
 fn shipped(name: &str) -> (Option<Pipeline>, String) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("pipelines").join(name);
@@ -27,7 +38,8 @@ fn check(text: &str) -> String {
 /// A pipeline around these steps.
 fn with_steps(steps: &str) -> String {
     check(&format!(
-        "version: 1\nname: t\nsummary: s\nparams: {{day: {{type: date, default: today}}}}\nlimits: {{max_budget_usd: 1.00}}\nsteps:\n{steps}"
+        "version: 1\nname: t\nsummary: s\non: {{sentry: {{project: api}}}}\nparams: {{day: {{type: date, default: today}}}}\n\
+         limits: {{max_budget_usd: 1.00}}\nrepository: {{github: a/b}}\nenvironment: environments/e.yaml\nsteps:\n{steps}"
     ))
 }
 
@@ -101,7 +113,7 @@ fn rules_of_steps_are_held() {
             "`require` stands in the wrong place",
             "beside `fetch:`",
         ),
-        ("  - {id: a, boss: {}}\n", "`boss` needs `ask` or `playbook`", "add `ask"),
+        ("  - {id: a, boss: {}}\n", "`boss` needs an instruction", "write `ask:"),
         ("  - {id: a, ask: x, boss: {playbook: n.md}}\n", "`ask` stands in the wrong place", "under `boss:`"),
         (
             "  - {id: a, fetch: {from: sentry}, output: {t: string}}\n",
@@ -124,9 +136,9 @@ fn rules_of_steps_are_held() {
             "did you mean `day`?",
         ),
         (
-            "  - {id: a, compute: {compare: trigger, at: params.day, usual: mean}}\n",
-            "`usual` cannot be `mean`",
-            "mean(n)",
+            "  - {id: f, fetch: {from: sentry}}\n  - {id: a, compute: {compare: f, at: params.day, usual: mean}}\n",
+            "unknown way to find the usual",
+            "`mean(7)`",
         ),
         ("  - {id: a, boss: {playbook: ../x.md}}\n", "leaves the pipeline's folder", "without `..`"),
         ("  - {id: a, boss: {playbook: sql/b.sql}}\n", "file `sql/b.sql` is not usable", "looked for"),
@@ -195,7 +207,7 @@ fn rules_of_steps_are_held() {
 
 #[test]
 fn rules_of_the_top_level_are_held() {
-    let steps = "steps: [{id: a, fetch: {from: sentry}}]\n";
+    let steps = "steps: [{id: a, boss: {ask: x}}]\n";
     for (head, title, hint) in [
         ("version: 2\nname: t\nsummary: s\n", "unknown version", "write `version: 1`"),
         ("version: 1\nname: T x\nsummary: s\n", "`T x` cannot be a pipeline's name", "write `t-x`"),
@@ -314,7 +326,7 @@ fn arguments_are_held_against_the_tools() {
 fn the_schema_names_every_kind_and_option() {
     let schema = schema::json_schema(&REGISTRY);
     let step = &schema["$defs"]["step"]["properties"];
-    for kind in test_kinds::STEPS {
+    for kind in REGISTRY.steps {
         assert!(step.get(kind.name).is_some(), "{}", kind.name);
         for option in kind.beside {
             assert!(step.get(option.name).is_some(), "{}", option.name);
@@ -326,7 +338,6 @@ fn the_schema_names_every_kind_and_option() {
 
 /// What a person reads: `tests/it/ui/*.yaml` with the expected text beside it. `NIGHTCREW_BLESS=1` writes what is missing or other.
 #[test]
-#[allow(clippy::disallowed_methods)]
 fn diagnostics_read_as_the_golden_texts() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/ui");
     let bless = std::env::var_os("NIGHTCREW_BLESS").is_some();
@@ -345,5 +356,51 @@ fn diagnostics_read_as_the_golden_texts() {
         let json = report.to_json();
         assert_eq!(json.len(), report.len());
         assert!(json.windows(2).all(|pair| (pair[0].line, pair[0].column) <= (pair[1].line, pair[1].column)), "{name}");
+    }
+}
+
+/// Editors complete and check with this file; it is written from the tables (`NIGHTCREW_BLESS=1`).
+#[test]
+fn the_committed_schema_is_fresh() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pipeline.schema.json");
+    let fresh = schema::text(&REGISTRY);
+    if std::env::var_os("NIGHTCREW_BLESS").is_some() {
+        std::fs::write(&path, &fresh).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), fresh, "run the tests with NIGHTCREW_BLESS=1");
+}
+
+/// The example of every kind parses, as one step of a pipeline in which the names it uses exist.
+#[test]
+fn the_example_of_every_kind_is_a_step() {
+    for kind in REGISTRY.steps {
+        let example: String = kind.example.lines().map(|line| format!("    {line}\n")).collect();
+        let step = format!("  - id: example\n{example}");
+        let shown = with_steps(&step);
+        // Names of other steps are not there; what the example says of its own kind must be right.
+        let own: Vec<&str> = shown
+            .lines()
+            .filter(|line| line.starts_with("error["))
+            .filter(|line| !["P026", "P036", "P033", "P027"].iter().any(|code| line.contains(code)))
+            .collect();
+        assert!(own.is_empty(), "{}\n{shown}", kind.name);
+    }
+}
+
+/// Refusing takes less time than a person notices, whatever the file is made of.
+#[test]
+fn bombs_are_refused_with_few_words() {
+    let bombs = [
+        format!("version: 1\na: &a [{}]\nb: [{}]\n", "x, ".repeat(40), "*a, ".repeat(9_000)),
+        format!("a: {}{}", "[".repeat(100_000), "]".repeat(100_000)),
+        "- ".repeat(200_000),
+        format!("{}\n", "a: {b: ".repeat(5_000)),
+        "a: b: c\n".repeat(5_000),
+        "x: [{y: 1}]\n".repeat(60_000),
+    ];
+    for bomb in bombs {
+        let (pipeline, report) =
+            parse("b.yaml", "b.yaml", &bomb, &StoredFiles(&[]), &REGISTRY, &Surroundings::default());
+        assert!(pipeline.is_none() && report.has_errors() && report.len() <= 500);
     }
 }
