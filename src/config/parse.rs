@@ -63,7 +63,8 @@ pub(super) fn settings(
     let models_node = map.optional("models", &mut r.d);
     let models = models(models_node, defaults, r);
     let (prices, price_files) = price_table(&mut map, read, r);
-    if let Some(node) = models_node {
+    // A table that could not be read has no prices for anybody; that is told once.
+    if let Some(node) = models_node.filter(|_| !prices.models.is_empty()) {
         without_price(node, &models, &prices, r);
     }
     let services_node = map.optional("services", &mut r.d);
@@ -188,7 +189,8 @@ fn model(role: Role, node: &Node, r: &mut Reader<'_>) -> Option<ModelSettings> {
 /// A model without a price is refused before any call; whoever reads the file should know now.
 fn without_price(node: &Node, models: &BTreeMap<Role, ModelSettings>, prices: &Prices, r: &mut Reader<'_>) {
     for (role, model) in models {
-        let written = node.get(role.as_str()).and_then(|node| node.get("model"));
+        let written =
+            node.get(role.as_str()).and_then(|node| node.get("model")).filter(|node| node.text() == Some(&model.model));
         let Some(written) = written.filter(|_| !prices.models.contains_key(&model.model)) else { continue };
         let near =
             did_you_mean(&model.model, prices.models.keys().map(String::as_str)).filter(|help| help.starts_with("did"));

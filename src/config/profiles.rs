@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::diag::{Node, codes, did_you_mean};
+use crate::diag::{Node, closest, codes};
 
 use super::reader::Reader;
 use super::services;
@@ -86,7 +86,7 @@ fn binding(node: &Node, what: &str, words: &[&str], r: &mut Reader<'_>) -> Optio
     if words.contains(&text) {
         return Some(text.to_owned());
     }
-    let help = did_you_mean(text, words.iter().copied());
+    let help = closest(text, words.iter().copied()).map(|near| format!("did you mean `{near}`?"));
     r.error(
         &codes::UNKNOWN_PROFILE_VALUE,
         format!("{what} cannot be bound to `{text}`"),

@@ -85,6 +85,20 @@ codes! {
     UNKNOWN_PROFILE_VALUE "C007" "unknown binding" "A profile binds to something that does not exist." "Use one of the words that the message lists."
 }
 
+/// The page of all codes, in Markdown.
+pub fn page() -> String {
+    let mut page = String::from(
+        "# Mistakes and their codes\n\nMade from the table in the code; `nightcrew validate` shows each with its place and a way out.\n",
+    );
+    for code in ALL {
+        page.push_str(&format!(
+            "\n## {}: {}\n\n{}\n\n**What to do:** {}\n",
+            code.id, code.title, code.explanation, code.remedy
+        ));
+    }
+    page
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -118,6 +118,15 @@ impl Expr {
         self.variables.iter().map(String::as_str)
     }
 
+    /// The first step that the expression mentions and that did not run, if there is one.
+    ///
+    /// When an evaluation fails with `missing`, this tells "the step was skipped, so this is skipped too" from a mistake: a
+    /// list over `ranked.groups` is empty when `ranked` had nothing to rank.
+    pub fn not_run(&self, bindings: &Bindings) -> Option<&str> {
+        let skipped = |name: &&str| bindings.get(name).and_then(|value| value.get("ran")) == Some(&Value::Bool(false));
+        self.mentions().find(skipped)
+    }
+
     /// The value as JSON; keys of maps in alphabetical order. Never panics.
     ///
     /// Errors: a name or field that is not there (`missing`), an operator that cannot take the values, division by zero.
@@ -438,6 +447,7 @@ mod tests {
         bindings.set("cause", skipped["cause"].clone());
         let error = Expr::parse("cause.risk != 'high'").unwrap().eval(&bindings).unwrap_err();
         assert!(error.missing, "{error}");
+        assert_eq!(Expr::parse("size(cause.files) > params.n").unwrap().not_run(&bindings), Some("cause"));
         assert!(Expr::parse("nobody").unwrap().eval(&bindings).unwrap_err().missing);
     }
 

@@ -10,12 +10,17 @@ use super::context::Context;
 /// The formats that scanners report in.
 pub(super) const SCANNERS: &[&str] = &["sarif", "cargo", "jsonl", "pattern"];
 
+/// Reads an environment's text, for instance one that a profile puts in the place of `file`.
+pub(super) fn from_text(shown: &str, file: &str, text: &str) -> (Option<Environment>, Diagnostics) {
+    let (tree, mut d) = parse_yaml(&Arc::new(Source::new(shown, text)));
+    let environment = tree.and_then(|tree| read(&tree, file.to_owned(), &mut d));
+    (environment, d)
+}
+
 /// Reads the file that the pipeline names; its mistakes are reported under its own name.
 pub(super) fn environment(node: &Node, c: &mut Context<'_>) -> Option<Environment> {
     let (file, text) = c.file("`environment`", node)?;
-    let source = Arc::new(Source::new(c.files.shown(&file), text));
-    let (tree, mut d) = parse_yaml(&source);
-    let environment = tree.and_then(|tree| read(&tree, file, &mut d));
+    let (environment, d) = from_text(&c.files.shown(&file), &file, &text);
     c.other(d);
     environment
 }

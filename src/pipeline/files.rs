@@ -90,7 +90,8 @@ impl Files for StoredFiles<'_> {
     }
 }
 
-/// The pipelines of a folder: its `*.yaml` and `*.yml` files, sorted; folders below hold what they refer to and are left out.
+/// The pipelines of a folder: its `*.yaml` and `*.yml` files, sorted, without hidden ones; folders below hold what
+/// they refer to and are left out.
 ///
 /// Errors: the folder cannot be read.
 pub fn scan(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
@@ -98,7 +99,8 @@ pub fn scan(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if yaml && path.is_file() {
+        let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if yaml && !hidden && path.is_file() {
             found.push(path);
         }
     }

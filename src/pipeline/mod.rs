@@ -25,7 +25,7 @@ use std::sync::Arc;
 use crate::base::hash::Hash;
 use crate::config::settings::Settings;
 use crate::diag::{Diagnostic, Diagnostics, Report, Source, Span, codes, parse_yaml};
-use crate::domain::definition::Pipeline;
+use crate::domain::definition::{Environment, Pipeline};
 use crate::ports::Registry;
 
 pub use files::{DiskFiles, FileError, Files, StoredFiles, scan};
@@ -96,6 +96,15 @@ pub fn parse(
         pipeline
     });
     (pipeline, report)
+}
+
+/// Reads an environment's text that a profile binds in the place of the pipeline's `file`.
+pub fn parse_environment(shown: &str, file: &str, text: &str) -> (Option<Environment>, Report) {
+    let (environment, diagnostics) = environment::from_text(shown, file, text);
+    let mut report = Report::default();
+    report.add(diagnostics);
+    let refused = report.has_errors();
+    (environment.filter(|_| !refused), report)
 }
 
 /// Reads a pipeline from its kept files, the pipeline's own first.

@@ -137,8 +137,8 @@ fn rules_of_steps_are_held() {
         ),
         (
             "  - {id: f, fetch: {from: sentry}}\n  - {id: a, compute: {compare: f, at: params.day, usual: mean}}\n",
-            "unknown way to find the usual",
-            "`mean(7)`",
+            "`usual` cannot be `mean`",
+            "mean(n)",
         ),
         ("  - {id: a, boss: {playbook: ../x.md}}\n", "leaves the pipeline's folder", "without `..`"),
         ("  - {id: a, boss: {playbook: sql/b.sql}}\n", "file `sql/b.sql` is not usable", "looked for"),
@@ -359,15 +359,38 @@ fn diagnostics_read_as_the_golden_texts() {
     }
 }
 
-/// Editors complete and check with this file; it is written from the tables (`NIGHTCREW_BLESS=1`).
-#[test]
-fn the_committed_schema_is_fresh() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/pipeline.schema.json");
-    let fresh = schema::text(&REGISTRY);
+/// `NIGHTCREW_BLESS=1` writes what is made from tables; otherwise the committed file must be the same.
+fn assert_fresh(path: &str, fresh: &str) {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     if std::env::var_os("NIGHTCREW_BLESS").is_some() {
-        std::fs::write(&path, &fresh).unwrap();
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, fresh).unwrap();
     }
-    assert_eq!(std::fs::read_to_string(&path).unwrap_or_default(), fresh, "run the tests with NIGHTCREW_BLESS=1");
+    let committed = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(committed == fresh, "{} is stale: run the tests with NIGHTCREW_BLESS=1", path.display());
+}
+
+/// Editors complete and check with the schema; people look codes up in the page.
+#[test]
+fn what_is_made_from_tables_is_fresh() {
+    assert_fresh("config/pipeline.schema.json", &schema::text(&REGISTRY));
+    assert_fresh("docs/errors.md", &nightcrew::diag::codes::page());
+}
+
+/// A configuration with a dozen mistakes, as a person reads it.
+#[test]
+fn a_configuration_is_told_all_its_mistakes() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/ui/config");
+    let text = std::fs::read_to_string(folder.join("a-dozen.yaml")).unwrap();
+    let read = |_: &str| Err("there is no such file".to_owned());
+    let (settings, report) = nightcrew::config::parse("a-dozen.yaml", &text, Path::new(""), &read, &REGISTRY);
+    assert!(settings.is_none());
+    let shown = report.render(Color::Off);
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert_fresh("tests/it/ui/config/a-dozen.txt", &shown);
+    // Without any file the same tables carry the built-in settings.
+    let (built_in, report) = nightcrew::config::built_in(&REGISTRY);
+    assert_eq!((built_in.is_some(), report.render(Color::Off).as_str()), (true, ""));
 }
 
 /// The example of every kind parses, as one step of a pipeline in which the names it uses exist.
