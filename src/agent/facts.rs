@@ -387,11 +387,11 @@ fn calendar(rest: &str) -> Option<(Kind, usize)> {
     match separator {
         b'-' if digits == 4 => {
             let parts = parts(2);
-            let [year, month, tail] = parts[..] else { return None };
-            let (year, month) = (year.parse().ok()?, month_number(month)?);
+            let [year, month_digits, tail] = parts[..] else { return None };
+            let (year, month) = (year.parse().ok()?, month_number(month_digits)?);
             let day_digits = lead(tail);
             let day = day(&tail[..day_digits]).filter(|_| day_digits == 2)?;
-            Some((Kind::Date(year, month, day), 8 + day_digits))
+            Some((Kind::Date(year, month, day), digits + month_digits.len() + 2 + day_digits))
         }
         b'.' | b'/' if digits <= 2 => {
             let parts = parts(2);
@@ -604,6 +604,35 @@ mod tests {
             facts.add_text(text);
             facts.sort();
             assert!(found.iter().all(|f| facts.has(f, text)), "{text}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn every_text_is_read_without_a_panic_and_stands_in_itself() {
+        const PIECES: [&str; 40] = [
+            "1", "2", "0", "19", "2026", "2026-", "-1-", "11", "99", ".", ",", ":", "/", "-", " ", "\n", "T", "Z", "%",
+            "x", "k", "M", "st", "th", "Nov", "May ", "of ", "é", "\u{a0}", "\u{202f}", "’", "'", "½", "about ", "a",
+            "_", "(", "$", "٣", "10",
+        ];
+        let mut state = 1u64;
+        let mut next = |n: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) as usize % n
+        };
+        for _ in 0..20_000 {
+            let text: String = (0..1 + next(12)).map(|_| PIECES[next(PIECES.len())]).collect();
+            let found = figures(&text);
+            let mut end = 0;
+            for figure in &found {
+                assert!(figure.start >= end && figure.end > figure.start, "{text:?}: {found:?}");
+                assert!(text.get(figure.start..figure.end).is_some(), "{text:?}: {figure:?}");
+                end = figure.end;
+            }
+            let mut facts = Facts::default();
+            facts.add_text(&text);
+            facts.sort();
+            assert!(found.iter().all(|figure| facts.has(figure, &text)), "{text:?}: {found:?}");
+            assert_eq!(crate::agent::check::sentences(&text).concat(), text);
         }
     }
 }

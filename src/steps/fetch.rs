@@ -156,12 +156,14 @@ impl<'a> Require<'a> {
 }
 
 async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
-    let require = call.options.map("require").and_then(|map| Require::of(map));
+    let Some(require) = call.options.map("require").and_then(|map| Require::of(map)) else {
+        return fetch(&call, 0).await;
+    };
     let mut waited = Duration::ZERO;
-    for attempt in 0.. {
+    let mut attempt = 0;
+    loop {
         let (lacking, end) = match fetch(&call, attempt).await {
             Ok(end) => {
-                let Some(require) = &require else { return Ok(end) };
                 let mut scope = call.scope.clone();
                 scope.set(call.step.id.as_str(), Value::Object(end.result.clone()));
                 // Fields that are not there yet make the condition fail, not the step.
@@ -172,21 +174,16 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
                 }
             }
             // Where waiting was asked for, a source that does not answer is waited for too.
-            Err(Stop::Failed(failure)) if require.is_some() => (failure.to_string(), None),
+            Err(Stop::Failed(failure)) => (failure.to_string(), None),
             Err(stop) => return Err(stop),
         };
-        let Some(require) = &require else { continue };
-        match require.retry.filter(|retry| !retry.is_zero() && waited + *retry <= require.most) {
-            Some(retry) => {
-                call.ctx.note("waiting", json!({"for_s": retry.as_secs(), "reason": lacking}));
-                call.ctx.sleep(&format!("retry-{}", attempt + 1), retry).await?;
-                waited += retry;
-            }
-            None => return give_up(require, lacking, end, waited),
-        }
+        let pause = require.retry.filter(|retry| !retry.is_zero() && waited.saturating_add(*retry) <= require.most);
+        let Some(retry) = pause else { return give_up(&require, lacking, end, waited) };
+        attempt += 1;
+        call.ctx.note("waiting", json!({"for_s": retry.as_secs(), "reason": lacking}));
+        call.ctx.sleep(&format!("retry-{attempt}"), retry).await?;
+        waited += retry;
     }
-    // The loop above ends by itself before its counter does.
-    Err(super::failed(E_REQUIRE, "too many tries"))
 }
 
 fn give_up(require: &Require<'_>, lacking: String, end: Option<StepEnd>, waited: Duration) -> Result<StepEnd, Stop> {

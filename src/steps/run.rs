@@ -199,7 +199,7 @@ impl Level<'_> {
                     ended.headline.get_or_insert_with(|| headline.to_owned());
                 }
             }
-            Some("approve") if end.result.get("approved") == Some(&Value::Bool(false)) => {
+            Some("approve") if ran(&end.result) && end.result.get("approved") == Some(&Value::Bool(false)) => {
                 ended.outcome = ended.outcome.max(Outcome::Declined);
             }
             _ => {}

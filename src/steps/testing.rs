@@ -23,7 +23,7 @@ use crate::domain::activity::{
 use crate::domain::definition::Pipeline;
 use crate::domain::entry::StepEnd;
 use crate::domain::model::{Block, Message, ModelAnswer, ModelRequest, Speaker, StopReason, Usage};
-use crate::domain::money::{Cap, Spend};
+use crate::domain::money::{Cap, RoleSpend, Spend};
 use crate::domain::run::{Effects, Failure, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::RunView;
 use crate::pipeline::{StoredFiles, Surroundings, parse};
@@ -60,6 +60,7 @@ pub(super) fn capped() -> Says {
     Says::Stop(Stop::Capped { cap: Cap::Run, message: "the run's budget of $0.60 is reached".into() })
 }
 
+type ModelScript = Box<dyn FnMut(&str, &ModelRequest) -> Says>;
 type Script<A, B> = RefCell<Box<dyn FnMut(&A) -> Result<B, Stop>>>;
 
 /// The world outside of the logic, and what it saw.
@@ -68,7 +69,7 @@ pub(super) struct World {
     /// Answers by the path of the call, in order; the last one stays when it is the only one left and `endless`.
     pub models: RefCell<BTreeMap<String, VecDeque<Says>>>,
     /// Asked when a path has no answer of its own.
-    pub model: RefCell<Box<dyn FnMut(&str, &ModelRequest) -> Says>>,
+    pub model: RefCell<ModelScript>,
     pub source: Script<FetchRequest, Vec<Value>>,
     pub tool: Script<ToolRequest, String>,
     pub sink: Script<Delivery, Receipt>,
@@ -173,11 +174,14 @@ impl World {
 
     /// Runs the steps, written as in a pipeline's file.
     pub fn run(self, steps: &str) -> Ran {
-        let pipeline = pipeline(steps);
+        self.run_pipeline(&pipeline(steps))
+    }
+
+    pub fn run_pipeline(self, pipeline: &Pipeline) -> Ran {
         let world = Rc::new(self);
         let ctx = TestContext { world: world.clone(), path: String::new(), used: RefCell::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let end = runtime.block_on(run_pipeline(&ctx, &pipeline));
+        let end = runtime.block_on(run_pipeline(&ctx, pipeline));
         Ran { end, world }
     }
 }
@@ -361,9 +365,8 @@ impl World {
     }
 
     fn account(&self) -> RunView {
-        let mut spend = Spend::default();
-        spend.turns = 2;
-        spend.boss.usd = UsdMicros(10_000);
+        let boss = RoleSpend { usd: UsdMicros(10_000), ..RoleSpend::default() };
+        let spend = Spend { turns: 2, boss, ..Spend::default() };
         RunView {
             start: self.run.clone(),
             outcome: None,

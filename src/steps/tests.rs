@@ -4,3 +4,4 @@ mod agents;
 mod evil;
 mod flow;
 mod kinds;
+mod shipped;

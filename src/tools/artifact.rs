@@ -87,8 +87,10 @@ pub fn search(text: &str, input: &Value) -> String {
     let mut out = Bounded::default();
     let mut next = 0;
     'matches: for at in found.iter().take(MOST_MATCHES) {
-        for shown in at.saturating_sub(around).max(next)..(at + around + 1).min(lines.len()) {
-            if !out.line(shown, lines[shown]) {
+        let from = at.saturating_sub(around).max(next);
+        let to = (at + around + 1).min(lines.len()).max(from);
+        for (shown, line) in lines.iter().enumerate().take(to).skip(from) {
+            if !out.line(shown, line) {
                 break 'matches;
             }
             next = shown + 1;
