@@ -131,7 +131,7 @@ fn walk(value: &mut Value, ty: &Type, at: &str, evidence: &Evidence, examined: &
                 !(drop && had_text && item.as_str().is_some_and(str::is_empty))
             });
         }
-        (Type::Map(fields), Value::Object(object)) => {
+        (Type::Map(fields) | Type::Open(fields), Value::Object(object)) => {
             for field in fields {
                 if let Some(inner) = object.get_mut(&field.name) {
                     let path = if at.is_empty() { field.name.clone() } else { format!("{at}.{}", field.name) };

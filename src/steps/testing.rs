@@ -84,6 +84,10 @@ pub(super) struct World {
     pub ends: RefCell<Vec<(String, String, StepEnd)>>,
     pub budgets: RefCell<Vec<Option<UsdMicros>>>,
     artifacts: RefCell<BTreeMap<String, String>>,
+    /// What was answered, by path: a run that begins again gets the same answers.
+    records: RefCell<BTreeMap<String, (Hash, Result<Value, Stop>)>>,
+    /// Answers until the process is killed.
+    pub lives: Cell<usize>,
 }
 
 impl World {
@@ -137,6 +141,8 @@ impl World {
             ends: RefCell::default(),
             budgets: RefCell::default(),
             artifacts: RefCell::default(),
+            records: RefCell::default(),
+            lives: Cell::new(usize::MAX),
         }
     }
 
@@ -178,7 +184,13 @@ impl World {
     }
 
     pub fn run_pipeline(self, pipeline: &Pipeline) -> Ran {
-        let world = Rc::new(self);
+        Rc::new(self).begin(pipeline)
+    }
+
+    /// Runs it, or runs it again with what is recorded.
+    pub fn begin(self: Rc<Self>, pipeline: &Pipeline) -> Ran {
+        let world = self;
+        world.ends.borrow_mut().clear();
         let ctx = TestContext { world: world.clone(), path: String::new(), used: RefCell::default() };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let end = runtime.block_on(run_pipeline(&ctx, pipeline));
@@ -291,13 +303,31 @@ impl TestContext {
         if self.path.is_empty() { label } else { format!("{}/{label}", self.path) }
     }
 
-    fn act(&self, label: &str, activity: Activity) -> Result<Recorded, Stop> {
+    /// The answer as it was recorded, or a new one. An ask with another input than the recorded one is a bug in the logic.
+    fn recorded(&self, path: &str, input: Hash, answer: impl FnOnce() -> Result<Value, Stop>) -> Result<Value, Stop> {
         let world = &self.world;
+        if let Some((known, answer)) = world.records.borrow().get(path) {
+            assert_eq!(*known, input, "E-REPLAY at `{path}`");
+            return answer.clone();
+        }
+        let lives = world.lives.get().checked_sub(1).ok_or(Stop::Suspended)?;
+        world.lives.set(lives);
+        let answer = answer();
+        world.records.borrow_mut().insert(path.to_owned(), (input, answer.clone()));
+        answer
+    }
+
+    fn act(&self, label: &str, activity: Activity) -> Result<Recorded, Stop> {
         let path = self.address(label);
-        assert!(!activity.input_hash().to_string().is_empty());
-        world.asked.borrow_mut().push((path.clone(), activity.clone()));
-        let output = match &activity {
-            Activity::Model(request) => json!(world.call(&path, request)?),
+        let output = self.recorded(&path, activity.input_hash(), || self.perform_now(&path, &activity))?;
+        Ok(Recorded { path, output: Arc::from(serde_json::value::to_raw_value(&output).unwrap()) })
+    }
+
+    fn perform_now(&self, path: &str, activity: &Activity) -> Result<Value, Stop> {
+        let world = &self.world;
+        world.asked.borrow_mut().push((path.to_owned(), activity.clone()));
+        Ok(match activity {
+            Activity::Model(request) => json!(world.call(path, request)?),
             Activity::Fetch(request) => {
                 let rows = (world.source.borrow_mut())(request)?;
                 let rows = rows.into_iter().map(|row| serde_json::from_value(row).unwrap()).collect();
@@ -327,8 +357,7 @@ impl TestContext {
                     lines
                 })
             }
-        };
-        Ok(Recorded { path, output: Arc::from(serde_json::value::to_raw_value(&output).unwrap()) })
+        })
     }
 }
 
@@ -477,10 +506,13 @@ impl DurableContext for TestContext {
         })
     }
 
-    fn sleep<'a>(&'a self, _label: &str, duration: Duration) -> LocalBoxFuture<'a, Result<(), Stop>> {
-        self.world.slept.borrow_mut().push(duration);
-        self.world.now.set(self.world.now.get().saturating_add(duration).unwrap());
-        Box::pin(async { Ok(()) })
+    fn sleep<'a>(&'a self, label: &str, duration: Duration) -> LocalBoxFuture<'a, Result<(), Stop>> {
+        let slept = self.recorded(&self.address(label), Hash::of("sleep"), || {
+            self.world.slept.borrow_mut().push(duration);
+            self.world.now.set(self.world.now.get().saturating_add(duration).unwrap());
+            Ok(Value::Null)
+        });
+        Box::pin(async move { slept.map(drop) })
     }
 
     fn signal<'a>(
@@ -494,14 +526,16 @@ impl DurableContext for TestContext {
     }
 
     fn poll_signal<'a>(&'a self, name: &str) -> LocalBoxFuture<'a, Result<Option<SignalValue>, Stop>> {
-        let mut signals = self.world.signals.borrow_mut();
-        let found = signals.get_mut(&format!("{}:{name}", self.path)).and_then(VecDeque::pop_front);
-        Box::pin(async move { Ok(found) })
+        let found = self.recorded(&self.address(&format!("signal-{name}")), Hash::of("signal"), || {
+            let mut signals = self.world.signals.borrow_mut();
+            Ok(json!(signals.get_mut(&format!("{}:{name}", self.path)).and_then(VecDeque::pop_front)))
+        });
+        Box::pin(async move { found.map(|value| serde_json::from_value(value).unwrap()) })
     }
 
     fn now<'a>(&'a self) -> LocalBoxFuture<'a, Result<Timestamp, Stop>> {
-        let now = self.world.now.get();
-        Box::pin(async move { Ok(now) })
+        let now = self.recorded(&self.address("now"), Hash::of("now"), || Ok(json!(self.world.now.get())));
+        Box::pin(async move { now.map(|value| serde_json::from_value(value).unwrap()) })
     }
 
     fn new_id<'a>(&'a self) -> LocalBoxFuture<'a, Result<String, Stop>> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::testing::{REGISTRY, World, calls, says};
+use super::super::testing::{REGISTRY, Says, World, calls, says};
 use crate::domain::definition::Pipeline;
 use crate::domain::report::ReportBlock;
 use crate::pipeline::{DiskFiles, Surroundings, parse};
@@ -39,9 +39,9 @@ fn all_three_are_accepted() {
     }
 }
 
-#[test]
-fn analytics_report_explains_what_is_flagged_with_checked_figures() {
-    let ran = days(1204, 412)
+/// A day on which everything moved, with a boss that asks a tool and an intern that must be corrected.
+fn eventful() -> World {
+    days(1204, 412)
         .tool(|_| Ok("{\"day\": \"2026-11-19\", \"errors\": 412, \"browser\": \"Safari 18\"}".into()))
         .answer("why/turn-1", [calls("checkout", json!({"from": "2026-11-19", "to": "2026-11-19"}))])
         .answer(
@@ -53,11 +53,19 @@ fn analytics_report_explains_what_is_flagged_with_checked_figures() {
         )
         .answer(
             "brief/turn-1",
+            [Says::Text("Here you are: {".into())],
+        )
+        .answer(
+            "brief/turn-2",
             [says(json!({"headline": "Sign-ups 1,204 (+20 %), checkout errors 412", "bullets": ["Usual: 40 errors", "2 of 2 metrics moved by more than 15 %"]}))],
         )
-        .run_pipeline(&shipped("analytics-report.yaml"));
+}
+
+#[test]
+fn analytics_report_explains_what_is_flagged_with_checked_figures() {
+    let ran = eventful().run_pipeline(&shipped("analytics-report.yaml"));
     assert_eq!((ran.outcome(), ran.notes("sentence_dropped").len()), ("reported", 0));
-    assert_eq!(ran.paths("model"), ["why/turn-1", "why/turn-2", "brief/turn-1"]);
+    assert_eq!(ran.paths("model"), ["why/turn-1", "why/turn-2", "brief/turn-1", "brief/turn-2"]);
     let report = &ran.delivered()[0].report;
     assert_eq!(report.headline, "Sign-ups 1,204 (+20 %), checkout errors 412");
     let kinds: Vec<&str> = report
@@ -90,4 +98,30 @@ fn what_needs_a_later_version_says_so_before_any_money_is_spent() {
     let ran = World::new().run_pipeline(&shipped("code-health.yaml"));
     assert_eq!((ran.outcome(), ran.paths("model").len()), ("blocked", 0));
     assert_eq!(ran.delivered().len(), 1);
+}
+
+/// Killed after every answer, the run asks for the same again and does nothing twice.
+#[test]
+fn wherever_it_is_killed_it_goes_on_as_if_nothing_had_happened() {
+    let pipeline = shipped("analytics-report.yaml");
+    let whole = eventful().run_pipeline(&pipeline);
+    let asked = |ran: &crate::steps::testing::Ran| -> Vec<String> {
+        ran.world.asked.borrow().iter().map(|(path, _)| path.clone()).collect()
+    };
+    let mut survived = 0;
+    for lives in 0..200 {
+        let world = std::rc::Rc::new(eventful());
+        world.lives.set(lives);
+        let first = world.clone().begin(&pipeline);
+        if first.end.is_ok() {
+            break;
+        }
+        assert_eq!(first.end, Err(crate::ports::durable::Stop::Suspended));
+        world.lives.set(usize::MAX);
+        let second = world.begin(&pipeline);
+        assert_eq!(second.end, whole.end, "killed after {lives}");
+        assert_eq!(asked(&second), asked(&whole), "killed after {lives}");
+        survived += 1;
+    }
+    assert!(survived > 10, "{survived}");
 }
