@@ -36,6 +36,8 @@ const SAME_CALL: u32 = 3;
 /// Turns in a row without one useful result.
 const FRUITLESS_TURNS: u32 = 5;
 const MOST_COMPLAINTS: usize = 10;
+/// Refused calls that leave a note of their own, per step.
+const MOST_REFUSALS: u32 = 20;
 
 /// The tools of one agent.
 #[derive(Clone, Debug)]
@@ -87,6 +89,7 @@ pub(super) struct Calls {
     seen: BTreeMap<Hash, u32>,
     artifacts: BTreeMap<String, Artifact>,
     fruitless: u32,
+    refusals: u32,
     /// What the agent said it lacks.
     pub complaints: Vec<Complaint>,
 }
@@ -119,7 +122,12 @@ impl Calls {
         for (n, call) in calls.iter().enumerate() {
             let repeated = self.count(call)?;
             match self.plan(question, toolbox, n, call) {
-                Plan::Answer(answer) => answers.push(Some(answer)),
+                Plan::Answer(answer) => {
+                    if answer.is_error {
+                        self.refused(question, toolbox, call, &answer.text);
+                    }
+                    answers.push(Some(answer));
+                }
                 Plan::Ask(activity) => {
                     answers.push(None);
                     again.push(repeated);
@@ -236,6 +244,23 @@ impl Calls {
         question.ctx.complain(complaint.clone());
         self.complaints.push(complaint);
         reply("noted, a person will read it; do what is possible without it")
+    }
+
+    /// Leaves a trace of a call that was not performed. One that names no tool of this agent is shown to people.
+    fn refused(&mut self, question: &Question<'_>, toolbox: &Toolbox, call: &Call, why: &str) {
+        self.refusals += 1;
+        if self.refusals > MOST_REFUSALS {
+            return;
+        }
+        let name: String = prompt::clean(&call.name).chars().take(60).collect();
+        let input: String = prompt::clean(&call.input.to_string()).chars().take(200).collect();
+        match toolbox.spec(&call.name) {
+            Some(_) => question.ctx.note("call_refused", json!({"tool": name, "input": input, "why": why})),
+            None => {
+                let what = format!("a call of `{name}`, which this agent does not have");
+                question.ctx.note("refused", json!({"what": what, "input": input}));
+            }
+        }
     }
 
     /// What the model sees of a tool's answer: small ones whole, large ones as an artifact with head, tail and digest.

@@ -7,7 +7,6 @@ use crate::agent::prompt;
 use crate::base::LocalBoxFuture;
 use crate::domain::entry::StepEnd;
 use crate::domain::model::Role;
-use crate::domain::run::Failure;
 use crate::expr::types::{Field, Type};
 use crate::ports::durable::Stop;
 use crate::ports::step::{Opt, OptType, StepCall, StepKind, Yields};
@@ -83,10 +82,10 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
     let answered = answer(&question).await?;
     let turns = answered.turns;
     let summary = format!("{turns} turn{}", if turns == 1 { "" } else { "s" });
-    let Some((_, message)) = answered.capped else { return Ok(data::done(answered.value, summary)) };
+    let Some((cap, message)) = answered.capped else { return Ok(data::done(answered.value, summary)) };
     // What is known so far is the result; the step is capped all the same.
     let mut fields = answered.value;
-    let failure = Failure::new("E-BUDGET", message.clone());
+    let failure = data::capped(cap, &message);
     fields.insert("failure".into(), serde_json::to_value(failure).unwrap_or(Value::Null));
     let mut end = data::end("capped", fields, format!("{summary}, concluded early"));
     end.reason = Some(message);

@@ -5,10 +5,12 @@ use serde_json::{Map, Value};
 
 use crate::domain::definition::OptionValue;
 use crate::domain::entry::StepEnd;
+use crate::domain::money::Cap;
+use crate::domain::run::Failure;
 use crate::expr::cel::{Bindings, Expr};
 use crate::ports::durable::Stop;
 
-use super::{E_CEL, failed};
+use super::{E_BUDGET, E_CEL, failed};
 
 /// Fields of a result that say how the step went, not what it found.
 const ABOUT: [&str; 3] = ["ran", "outcome", "failure"];
@@ -136,7 +138,7 @@ pub fn settle(result: Result<StepEnd, Stop>) -> Result<StepEnd, Stop> {
     let (outcome, failure) = match &stop {
         Stop::Blocked(failure) => ("blocked", failure.clone()),
         Stop::Unsafe(failure) => ("unsafe", failure.clone()),
-        Stop::Capped { message, .. } => ("capped", crate::domain::run::Failure::new("E-BUDGET", message.clone())),
+        Stop::Capped { cap, message } => ("capped", capped(*cap, message)),
         Stop::Failed(failure) => ("failed", failure.clone()),
         Stop::Cancelled { .. } | Stop::Suspended | Stop::Broken(_) => return Err(stop),
     };
@@ -147,6 +149,22 @@ pub fn settle(result: Result<StepEnd, Stop>) -> Result<StepEnd, Stop> {
     let mut end = end(outcome, fields, "");
     end.reason = Some(reason);
     Ok(end)
+}
+
+/// A cap as a failure that says how to go on.
+pub fn capped(cap: Cap, message: &str) -> Failure {
+    let failure = Failure::new(E_BUDGET, message);
+    match cap {
+        Cap::Run | Cap::PipelineDay => {
+            failure.help("`nightcrew resume ID --add-usd N` takes the run further with more money")
+        }
+        Cap::Item => failure.help("raise `max_budget_usd` of the `each`"),
+        Cap::DaemonDay | Cap::DaemonMonth => {
+            failure.help("the daemon's own `limits` say how much; what is left stays new")
+        }
+        Cap::Turns => failure.help("raise `max_turns`"),
+        Cap::Duration => failure.help("raise `max_duration`"),
+    }
 }
 
 /// The nested options under `name` as a lookup.

@@ -52,6 +52,8 @@ pub fn find(name: &str) -> Option<&'static StepKind> {
     ALL.iter().find(|kind| kind.name == name)
 }
 
+/// A limit was reached.
+pub const E_BUDGET: &str = "E-BUDGET";
 /// An expression had no value.
 pub const E_CEL: &str = "E-CEL";
 /// A kind that this version cannot run.

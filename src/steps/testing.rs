@@ -60,6 +60,7 @@ pub(super) fn capped() -> Says {
     Says::Stop(Stop::Capped { cap: Cap::Run, message: "the run's budget of $0.60 is reached".into() })
 }
 
+type Record = (Hash, Result<Value, Stop>);
 type ModelScript = Box<dyn FnMut(&str, &ModelRequest) -> Says>;
 type Script<A, B> = RefCell<Box<dyn FnMut(&A) -> Result<B, Stop>>>;
 
@@ -85,7 +86,7 @@ pub(super) struct World {
     pub budgets: RefCell<Vec<Option<UsdMicros>>>,
     artifacts: RefCell<BTreeMap<String, String>>,
     /// What was answered, by path: a run that begins again gets the same answers.
-    records: RefCell<BTreeMap<String, (Hash, Result<Value, Stop>)>>,
+    records: RefCell<BTreeMap<String, Record>>,
     /// Answers until the process is killed.
     pub lives: Cell<usize>,
 }

@@ -46,6 +46,7 @@ fn unknown_tools_and_wrong_arguments_reach_nothing() {
         assert_eq!((ran.outcome(), ran.paths("tool").len()), ("reported", 0), "{tool} {input}");
         assert!(ran.prompt("why/turn-2").contains("\"is_error\":true"), "{tool} {input}");
         assert!(ran.world.complaints.borrow().is_empty());
+        assert_eq!(ran.notes("refused").len() + ran.notes("call_refused").len(), 1, "every attempt leaves a trace");
     }
 }
 
