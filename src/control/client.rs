@@ -53,13 +53,18 @@ impl Client {
     /// Sends a request and returns the first reply; a refusal is an error. Not cancel safe: what was asked happens.
     pub async fn ask(&mut self, request: &Request) -> Result<Reply, Error> {
         let endless = matches!(request, Request::Wait { .. } | Request::Live { .. });
-        let mut text = serde_json::to_vec(&Line { v: VERSION, body: request }).map_err(Error::Garbage)?;
-        text.push(b'\n');
-        self.stream.get_mut().write_all(&text).await.map_err(|_| Error::Closed)?;
+        self.send(request).await?;
         if endless {
             return self.next().await;
         }
         tokio::time::timeout(ANSWER, self.next()).await.map_err(|_| Error::Silent)?
+    }
+
+    /// Sends a request whose replies are taken with [`Client::next`]. Not cancel safe.
+    pub async fn send(&mut self, request: &Request) -> Result<(), Error> {
+        let mut text = serde_json::to_vec(&Line { v: VERSION, body: request }).map_err(Error::Garbage)?;
+        text.push(b'\n');
+        self.stream.get_mut().write_all(&text).await.map_err(|_| Error::Closed)
     }
 
     /// The next reply of a request that has several. Not cancel safe: half a line may be lost.
