@@ -1,0 +1,34 @@
+//! The log: stderr, readable on a terminal, JSON otherwise.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::args::Global;
+use crate::base::env::process_variable;
+
+/// Starts logging for this process. A daemon tells every change of state, a command only what is wrong; `-v` tells more, and
+/// `NIGHTCREW_LOG` (`info,nightcrew::journal=debug`) decides alone.
+pub fn start(global: &Global, daemon: bool) {
+    let level = match (global.verbose, daemon, global.quiet) {
+        (0, _, true) => "error",
+        (0, true, false) => "info",
+        (0, false, false) => "warn",
+        (1, ..) => "info,nightcrew=debug",
+        _ => "debug,nightcrew=trace",
+    };
+    let asked = process_variable("NIGHTCREW_LOG").and_then(|filter| EnvFilter::try_new(filter).ok());
+    let filter = asked.unwrap_or_else(|| EnvFilter::new(level));
+    let terminal = std::io::stderr().is_terminal();
+    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let started = if terminal {
+        let color = !global.no_color && process_variable("NO_COLOR").is_none_or(|v| v.is_empty());
+        tracing_subscriber::registry().with(filter).with(layer.with_ansi(color).with_target(false)).try_init()
+    } else {
+        tracing_subscriber::registry().with(filter).with(layer.json().flatten_event(true)).try_init()
+    };
+    // Only a second call in one process can fail, and then the first one logs.
+    drop(started);
+}
