@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+/// Commands as a person or a script types them.
+mod cli;
 /// A crash after every journal entry.
 mod crash;
+/// The process that holds a state directory, and others beside it.
+mod daemon;
+/// The offline demo, and how its tape is made.
+mod demo;
 /// Stand-ins for the services outside.
 mod fakes;
 /// Rules about the code itself.
@@ -14,6 +20,8 @@ mod models;
 mod runs;
 /// Pipelines as a user writes them: mistakes, their hints and their texts.
 mod pipeline;
+/// A user's folder, and the real binary run in it.
+mod project;
 /// Sources over the samples that ship.
 mod sources;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
