@@ -54,7 +54,7 @@ fn sources() -> Vec<(PathBuf, String)> {
 /// Drops what stands behind `//` where the line's quotes are balanced. Lines keep their number.
 fn without_comments(text: &str) -> String {
     let code = |line: &str| match line.find("//") {
-        Some(at) if line[..at].matches('"').count() % 2 == 0 => line[..at].to_owned(),
+        Some(at) if line[..at].matches('"').count().is_multiple_of(2) => line[..at].to_owned(),
         _ => line.to_owned(),
     };
     text.lines().map(|line| code(line) + "\n").collect()
@@ -152,9 +152,8 @@ fn a_secret_is_exposed_only_by_clients_and_to_the_redactor() {
 
 #[test]
 fn no_task_is_detached() {
-    let broken = mentions(&["tokio::spawn(", "tokio::task::spawn(", "task::spawn("], |path| {
-        path == Path::new("base/scope.rs")
-    });
+    let broken =
+        mentions(&["tokio::spawn(", "tokio::task::spawn(", "task::spawn("], |path| path == Path::new("base/scope.rs"));
     assert!(broken.is_empty(), "use base::scope::Scope in:\n{}", broken.join("\n"));
 }
 
