@@ -356,7 +356,7 @@ async fn drive(job: Job, shared: &Arc<Shared>) -> Ended {
             finished(Outcome::Cancelled, Some(Failure::new("E-CANCELLED", reason)), String::new())
         }
         Err(Stop::Capped { message, .. }) => {
-            finished(Outcome::Capped, Some(Failure::new("E-CAPPED", message)), String::new())
+            finished(Outcome::Capped, Some(Failure::new("E-BUDGET", message)), String::new())
         }
         Err(Stop::Blocked(failure)) => finished(Outcome::Blocked, Some(failure), String::new()),
         Err(Stop::Unsafe(failure)) => finished(Outcome::Unsafe, Some(failure), String::new()),
