@@ -3,16 +3,19 @@
 //! Does not decide what is a mistake. Invariant: text under a masked span is shown as dots wherever it would appear, in the
 //! snippet as in titles, labels and help.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use annotate_snippets::renderer::DecorStyle;
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{Annotation, AnnotationKind, Level, Renderer, Snippet};
 
 use super::{Code, Source, Span};
 
 const MASK: &str = "••••";
+/// Labels more lines apart than this are shown as separate snippets: what lies between would only cost time.
+const FAR: usize = 200;
 /// The most mistakes that are kept of one file: a file made to be refused must not cost more than reading it.
-pub const MAX_MISTAKES: usize = 500;
+pub const MAX_MISTAKES: usize = 100;
 
 /// How bad it is: an error refuses the file, a warning does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -106,14 +109,14 @@ pub struct DiagnosticJson {
 #[derive(Clone, Debug)]
 pub struct Diagnostics {
     source: Arc<Source>,
-    masks: Vec<Span>,
+    masks: BTreeSet<Span>,
     list: Vec<Diagnostic>,
 }
 
 impl Diagnostics {
     /// No mistakes yet in `source`.
     pub fn new(source: Arc<Source>) -> Self {
-        Self { source, masks: Vec::new(), list: Vec::new() }
+        Self { source, masks: BTreeSet::new(), list: Vec::new() }
     }
 
     /// The file they are about.
@@ -134,9 +137,8 @@ impl Diagnostics {
 
     /// Never shows the text of `span` from now on.
     pub fn mask(&mut self, span: Span) {
-        if !span.is_empty() && !self.masks.contains(&span) {
-            self.masks.push(span);
-            self.masks.sort();
+        if !span.is_empty() {
+            self.masks.insert(span);
         }
     }
 
@@ -192,34 +194,49 @@ impl Diagnostics {
     }
 
     fn render_one(&self, diagnostic: &Diagnostic, renderer: &Renderer) -> String {
-        let labels = std::iter::once(&diagnostic.primary).chain(&diagnostic.secondary);
-        let spans = labels.clone().map(|label| self.on_one_line(label.span));
+        let level = match diagnostic.severity {
+            Severity::Error => Level::ERROR,
+            Severity::Warning => Level::WARNING,
+        };
+        let snippets = self.neighbours(diagnostic).into_iter().map(|labels| self.snippet(&labels));
+        let mut group = level.primary_title(self.hide(&diagnostic.title)).id(diagnostic.code).elements(snippets);
+        if let Some(help) = &diagnostic.help {
+            group = group.element(Level::HELP.message(self.hide(help)));
+        }
+        renderer.render(&[group])
+    }
+
+    /// The labels in groups that are shown together: with the primary one all that stand near it, others alone.
+    fn neighbours<'d>(&self, diagnostic: &'d Diagnostic) -> Vec<Vec<(AnnotationKind, &'d Label)>> {
+        let line = |label: &Label| self.source.position(label.span.start).0;
+        let mut groups = vec![vec![(AnnotationKind::Primary, &diagnostic.primary)]];
+        for label in &diagnostic.secondary {
+            let near = line(label).abs_diff(line(&diagnostic.primary)) <= FAR;
+            match groups.first_mut() {
+                Some(first) if near => first.push((AnnotationKind::Context, label)),
+                _ => groups.push(vec![(AnnotationKind::Context, label)]),
+            }
+        }
+        groups
+    }
+
+    fn snippet(&self, labels: &[(AnnotationKind, &Label)]) -> Snippet<'_, Annotation<'_>> {
+        let spans = labels.iter().map(|(_, label)| self.on_one_line(label.span));
         let first = spans.clone().map(|s| s.start).min().unwrap_or(0);
         let last = spans.map(|s| s.end).max().unwrap_or(0);
         let window = Span::new(self.source.line_span(first).start, self.source.line_span(last).end);
         let (shown, map) = self.masked(window);
-        let mut snippet = Snippet::source(shown.as_str())
-            .line_start(self.source.position(window.start).0)
-            .path(self.source.name())
-            .fold(true);
-        for (index, label) in labels.enumerate() {
+        let mut snippet =
+            Snippet::source(shown).line_start(self.source.position(window.start).0).path(self.source.name()).fold(true);
+        for (kind, label) in labels {
             let span = self.on_one_line(label.span);
-            let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
             let mut annotation = kind.span(map(span.start)..map(span.end));
             if !label.text.is_empty() {
                 annotation = annotation.label(self.hide(&label.text));
             }
             snippet = snippet.annotation(annotation);
         }
-        let level = match diagnostic.severity {
-            Severity::Error => Level::ERROR,
-            Severity::Warning => Level::WARNING,
-        };
-        let mut group = level.primary_title(self.hide(&diagnostic.title)).id(diagnostic.code).element(snippet);
-        if let Some(help) = &diagnostic.help {
-            group = group.element(Level::HELP.message(self.hide(help)));
-        }
-        renderer.render(&[group])
+        snippet
     }
 
     /// The part of a span on its first line that has any of it, on character boundaries.

@@ -41,24 +41,36 @@ const SHAPES: &[(&str, usize, &str)] = &[
 pub fn find(text: &str) -> Vec<(Span, &'static str)> {
     let mut found: Vec<(Span, &'static str)> = Vec::new();
     let bytes = text.as_bytes();
-    for (prefix, least, what) in SHAPES {
-        for (at, _) in text.match_indices(prefix) {
-            let behind_word = at > 0 && (bytes[at - 1].is_ascii_alphanumeric() || matches!(bytes[at - 1], b'_' | b'-'));
-            if behind_word || found.iter().any(|(span, _)| span.start <= at && at < span.end) {
-                continue;
-            }
-            let rest = &bytes[at + prefix.len()..];
-            let length = rest.iter().take_while(|b| token_byte(**b)).count();
-            let body = &rest[..length];
-            if length >= *least && (body.iter().any(u8::is_ascii_digit) || length >= least + 16) {
-                found.push((Span::new(at, at + prefix.len() + length), what));
-            }
+    let mut at = 0;
+    let mut in_word = false;
+    // One pass: a shape only begins where a word begins.
+    while let Some(byte) = bytes.get(at) {
+        let begins = !in_word;
+        in_word = byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        if begins
+            && in_word
+            && let Some((length, what)) = shape_at(&bytes[at..])
+        {
+            found.push((Span::new(at, at + length), what));
+            at += length;
+            continue;
         }
+        at += 1;
     }
     find_private_keys(text, &mut found);
     find_passwords_in_urls(text, &mut found);
     found.sort_by_key(|(span, _)| *span);
     found
+}
+
+/// The length of the known shape that `bytes` begin with.
+fn shape_at(bytes: &[u8]) -> Option<(usize, &'static str)> {
+    SHAPES.iter().find_map(|(prefix, least, what)| {
+        let rest = bytes.strip_prefix(prefix.as_bytes())?;
+        let length = rest.iter().take_while(|b| token_byte(**b)).count();
+        let mixed = rest[..length].iter().any(u8::is_ascii_digit) || length >= least + 16;
+        (length >= *least && mixed).then_some((prefix.len() + length, *what))
+    })
 }
 
 fn token_byte(byte: u8) -> bool {

@@ -200,7 +200,11 @@ impl<'a> Checker<'a> {
                         .map(|(local, _)| (*local).to_owned())
                         .chain(self.scope.names().map(str::to_owned))
                         .collect();
-                    let help = did_you_mean(name, names.iter().map(String::as_str));
+                    let help = match name {
+                        "item" => Some("`item` is known in `keep` of a `fetch` and in `flag_when`; elsewhere use the name that `each` gives".to_owned()),
+                        "output" => Some("`output` is known in `keep` and `escalate_when` of a model step; elsewhere use the step's id".to_owned()),
+                        _ => did_you_mean(name, names.iter().map(String::as_str)),
+                    };
                     let label = "nothing in scope here has this name";
                     self.report(
                         node,

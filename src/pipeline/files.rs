@@ -66,6 +66,9 @@ impl Files for DiskFiles {
     }
 }
 
+/// The largest file that a pipeline may refer to.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
 /// A text file of at most the size that is read.
 pub fn read_text(path: &Path) -> Result<String, FileError> {
     let failed = |error: std::io::Error| match error.kind() {
@@ -73,7 +76,7 @@ pub fn read_text(path: &Path) -> Result<String, FileError> {
         _ => FileError::Unreadable(error.to_string()),
     };
     let size = std::fs::metadata(path).map_err(failed)?.len();
-    if size > crate::diag::MAX_BYTES as u64 {
+    if size > MAX_FILE_BYTES {
         return Err(FileError::TooLarge);
     }
     let bytes = std::fs::read(path).map_err(failed)?;
