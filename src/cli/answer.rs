@@ -8,6 +8,7 @@ use super::{Exit, Trouble};
 use crate::control::Request;
 use crate::daemon::GRACE;
 use crate::domain::view::RunView;
+use crate::sinks::text;
 
 /// The signal that a step of kind `approve` waits for.
 const APPROVAL: &str = "approve";
@@ -82,13 +83,18 @@ async fn send(
 }
 
 /// The one open question, or the one that was named: (path, what is asked).
-fn which<'a>(view: &'a RunView, step: Option<&str>) -> anyhow::Result<(String, &'a str)> {
+fn which(view: &RunView, step: Option<&str>) -> anyhow::Result<(String, String)> {
     let open = &view.questions;
     let fits = |path: &str| step.is_none_or(|step| path == step || path.ends_with(&format!("/{step}")));
     let mut found = open.iter().filter(|(path, _)| fits(path));
-    let list = || open.iter().map(|(path, ask)| format!("  {path}: {ask}")).collect::<Vec<_>>().join("\n");
+    let list = || {
+        open.iter()
+            .map(|(path, ask)| format!("  {}: {}", text::line(path), text::line(ask)))
+            .collect::<Vec<_>>()
+            .join("\n")
+    };
     match (found.next(), found.next()) {
-        (Some((path, ask)), None) => Ok((path.clone(), ask)),
+        (Some((path, ask)), None) => Ok((path.clone(), text::line(ask))),
         (None, _) if open.is_empty() => {
             Err(Trouble::new(Exit::No, format!("run {} asks nothing", view.start.id.short())).into())
         }

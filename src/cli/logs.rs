@@ -9,6 +9,7 @@ use super::args::LogsArgs;
 use super::session::Session;
 use super::ui::{DIM, RED, clip, paint};
 use crate::domain::entry::{Entry, EntryKind};
+use crate::sinks::text;
 
 /// Entries read at once.
 const CHUNK: u32 = 500;
@@ -56,9 +57,9 @@ fn print(session: &Session, entry: &Entry) -> anyhow::Result<()> {
     let color = session.ui.color_out();
     let kind = format!("{:<17}", entry.kind.as_str());
     let kind = if entry.kind == EntryKind::ActivityFailed { paint(color, RED, &kind) } else { kind };
-    let path = if entry.path.is_empty() { "·" } else { &entry.path };
+    let path = if entry.path.is_empty() { "·".to_owned() } else { text::line(&entry.path) };
     let attempt = if entry.attempt > 1 { format!(" (attempt {})", entry.attempt) } else { String::new() };
-    let room = session.ui.width().saturating_sub(34 + super::ui::columns(path)).max(30);
+    let room = session.ui.width().saturating_sub(34 + text::width(&path)).max(30);
     let said = clip(&gist(entry), room);
     session.ui.data(format!("{} {kind} {path}{attempt}  {}", paint(color, DIM, &at), paint(color, DIM, &said)))
 }

@@ -85,12 +85,20 @@ pub fn main() -> ExitCode {
     // Prints its own mistakes and exits with 2.
     let cli = Cli::parse();
     let session = Session::new(&cli.global);
+    harden();
     logging::start(&cli.global, matches!(cli.command, Command::Serve(_)));
     let exit = dispatch(&session, cli.command).unwrap_or_else(|error| {
         tell(&session, &error);
         error.downcast_ref::<Trouble>().map_or(Exit::No, |trouble| trouble.exit)
     });
     ExitCode::from(exit as u8)
+}
+
+/// A crash must not write memory, and with it keys, to disk.
+fn harden() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    // A system that refuses to lower a limit is left as it is.
+    let _refused = rustix::process::setrlimit(rustix::process::Resource::Core, none);
 }
 
 fn dispatch(session: &Session, command: Command) -> anyhow::Result<Exit> {
@@ -134,7 +142,9 @@ fn tell(session: &Session, error: &anyhow::Error) {
         }
         told.push_str(&cause);
     }
-    text.push_str(&told.replace('\n', "\n       "));
+    // Lines stay, as in a list of questions; what could move the cursor goes.
+    let told: Vec<String> = told.lines().map(crate::sinks::text::line).collect();
+    text.push_str(&told.join("\n       "));
     if let Some(help) = error.downcast_ref::<Trouble>().and_then(|trouble| trouble.help.as_deref()) {
         text.push_str("\n  = help: ");
         text.push_str(help);

@@ -2,10 +2,9 @@
 
 use std::io::{IsTerminal as _, Write as _};
 
-use unicode_width::UnicodeWidthStr as _;
-
 use super::args::Global;
 use crate::base::env::process_variable;
+use crate::sinks::text;
 
 /// The terminal as it is, and what was asked for.
 #[derive(Clone, Debug)]
@@ -82,50 +81,36 @@ pub const RED: &str = "31";
 pub const GREEN: &str = "32";
 pub const YELLOW: &str = "33";
 
-/// Columns a text takes on a terminal.
-pub fn columns(text: &str) -> usize {
-    text.width()
-}
-
-/// A table with aligned columns, two spaces between them; no trailing blanks. `right`: columns that are figures.
+/// A table with aligned columns, two spaces between them; no trailing blanks. `right`: columns that are figures. Cells are
+/// cleaned: what a model or a trigger wrote cannot move the cursor.
 pub fn table(head: &[&str], rows: &[Vec<String>], right: &[usize]) -> String {
-    let mut widths: Vec<usize> = head.iter().map(|cell| columns(cell)).collect();
-    for row in rows {
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(|cell| text::line(cell)).collect()).collect();
+    let mut widths: Vec<usize> = head.iter().map(|cell| text::width(cell)).collect();
+    for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(columns(cell));
+            *width = (*width).max(text::width(cell));
         }
     }
     let line = |cells: &mut dyn Iterator<Item = &str>| {
-        let mut text = String::new();
+        let mut out = String::new();
         for (index, (cell, width)) in cells.zip(&widths).enumerate() {
-            let pad = " ".repeat(width - columns(cell));
+            let pad = " ".repeat(width - text::width(cell));
             let gap = if index == 0 { "" } else { "  " };
             match right.contains(&index) {
-                true => text.extend([gap, &pad, cell]),
-                false => text.extend([gap, cell, &pad]),
+                true => out.extend([gap, &pad, cell]),
+                false => out.extend([gap, cell, &pad]),
             }
         }
-        text.trim_end().to_owned()
+        out.trim_end().to_owned()
     };
     let mut lines = vec![line(&mut head.iter().copied())];
     lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
     lines.join("\n")
 }
 
-/// Shortens a text to `most` columns.
-pub fn clip(text: &str, most: usize) -> String {
-    let flat: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if columns(&flat) <= most {
-        return flat;
-    }
-    let mut cut = String::new();
-    for c in flat.chars() {
-        if columns(&cut) + 2 > most {
-            break;
-        }
-        cut.push(c);
-    }
-    cut.trim_end().to_owned() + "…"
+/// One clean line of at most so many columns.
+pub fn clip(said: &str, most: usize) -> String {
+    text::fit(&text::line(said), most)
 }
 
 #[cfg(test)]
@@ -137,7 +122,10 @@ mod tests {
         let rows =
             vec![vec!["a".into(), "$1.00".into(), "x".into()], vec!["bé…".into(), "$12.00".into(), String::new()]];
         assert_eq!(table(&["ID", "COST", "WHAT"], &rows, &[1]), "ID     COST  WHAT\na     $1.00  x\nbé…  $12.00");
-        assert_eq!(clip("one two\u{1b}three", 9), "one two…");
+        assert_eq!(
+            table(&["A"], &[vec!["x\u{1b}[2J\u{202e}y".into()]], &[]).matches(['\u{1b}', '\u{202e}']).count(),
+            0
+        );
         assert_eq!(clip("short", 9), "short");
     }
 }
