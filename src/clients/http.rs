@@ -106,10 +106,22 @@ pub struct Client {
 }
 
 impl Client {
-    /// Errors: `Request` when the TLS roots of the machine cannot be read.
+    /// For any address. Errors: `Request` when the TLS roots of the machine cannot be read.
     pub fn new() -> Result<Self, HttpError> {
+        Self::build(reqwest::Client::builder())
+    }
+
+    /// For `base_url` and what lies under it. Without TLS the roots of the machine are not read, which takes longer than
+    /// everything else at a start.
+    pub fn for_url(base_url: &str) -> Result<Self, HttpError> {
+        let builder = reqwest::Client::builder();
+        let plain = base_url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
+        Self::build(if plain { builder.tls_certs_only([]) } else { builder })
+    }
+
+    fn build(builder: reqwest::ClientBuilder) -> Result<Self, HttpError> {
         install_tls();
-        let inner = reqwest::Client::builder()
+        let inner = builder
             .user_agent(concat!("nightcrew/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
             .redirect(redirect::Policy::custom(within_origin))

@@ -1,6 +1,7 @@
 //! What the HTTP providers share: one call from request bytes to events, the mapping of refusals, the checks of an answer.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -26,7 +27,8 @@ const MAX_TOKENS: u64 = 1 << 40;
 /// How a provider is reached.
 #[derive(Debug)]
 pub struct Endpoint {
-    client: Client,
+    /// Made at the first call: the roots of the machine are read only where a model is asked.
+    client: OnceLock<Client>,
     url: String,
     key: Option<SecretRef>,
     idle: Duration,
@@ -50,12 +52,22 @@ impl Endpoint {
         let base = setup.base_url.as_deref().unwrap_or(default_base).trim_end_matches('/');
         let path = if base.ends_with("/v1") { path.trim_start_matches("/v1") } else { path };
         Ok(Self {
-            client: Client::new().map_err(|error| ModelError::Connect(error.to_string()))?,
+            client: OnceLock::new(),
             url: format!("{base}{path}"),
             key: setup.api_key.clone(),
             idle: setup.idle_timeout,
             total: setup.total_timeout,
         })
+    }
+
+    fn client(&self) -> Result<&Client, HttpError> {
+        match self.client.get() {
+            Some(client) => Ok(client),
+            None => {
+                let client = Client::for_url(&self.url)?;
+                Ok(self.client.get_or_init(|| client))
+            }
+        }
     }
 
     /// Sends `body`. A refusal is read, understood and returned as the error.
@@ -71,11 +83,9 @@ impl Endpoint {
             (Some(key), KeyIn::Header(name)) => Auth::Header(name, key),
         };
         let limits = Limits { idle: self.idle, total: self.total, cap_bytes: MAX_STREAM };
-        let mut answer = self
-            .client
-            .post_json(&self.url, headers, auth, body, limits)
-            .await
-            .map_err(|error| Refusal { error: transport(error, None), text: String::new() })?;
+        let failed = |error| Refusal { error: transport(error, None), text: String::new() };
+        let client = self.client().map_err(failed)?;
+        let mut answer = client.post_json(&self.url, headers, auth, body, limits).await.map_err(failed)?;
         if (200..300).contains(&answer.status) {
             let kind = answer.header("content-type").unwrap_or("text/event-stream").to_owned();
             if kind.trim_start().to_ascii_lowercase().starts_with("text/event-stream") {

@@ -11,7 +11,7 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
 
 use crate::base::secret::Secret;
 
@@ -28,7 +28,10 @@ const MIN_SPREAD: usize = 12;
 
 /// Finds secrets in text. Build it once and share it.
 pub struct Redactor {
+    /// Every form as it is.
     exact: Option<AhoCorasick>,
+    /// The forms that [`Redactor::spread`] cannot find: with too few letters and digits.
+    bare: Option<AhoCorasick>,
     /// Over letters and digits alone, in lower case.
     spread: Option<AhoCorasick>,
 }
@@ -43,7 +46,7 @@ impl std::fmt::Debug for Redactor {
 impl Default for Redactor {
     /// Knows no secret; finds shapes.
     fn default() -> Self {
-        Self { exact: None, spread: None }
+        Self { exact: None, bare: None, spread: None }
     }
 }
 
@@ -57,11 +60,12 @@ impl Redactor {
         exact.retain(|form| form.len() >= MIN_EXACT);
         exact.sort();
         exact.dedup();
-        let mut spread: Vec<Vec<u8>> = exact.iter().map(|form| forms::letters_and_digits(form)).collect();
-        spread.retain(|form| form.len() >= MIN_SPREAD);
+        let letters = |form: &Vec<u8>| forms::letters_and_digits(form);
+        let (rich, bare): (Vec<_>, Vec<_>) = exact.iter().cloned().partition(|form| letters(form).len() >= MIN_SPREAD);
+        let mut spread: Vec<Vec<u8>> = rich.iter().map(letters).collect();
         spread.sort();
         spread.dedup();
-        Self { exact: automaton(&exact), spread: automaton(&spread) }
+        Self { exact: automaton(&exact), bare: automaton(&bare), spread: automaton(&spread) }
     }
 
     /// `text` without secrets.
@@ -81,13 +85,21 @@ impl Redactor {
     /// Where secrets stand: ordered, not touching.
     fn find(&self, text: &str) -> Vec<(usize, usize)> {
         let mut spans = Vec::new();
-        if let Some(exact) = &self.exact {
-            spans.extend(exact.find_iter(text).map(|found| (found.start(), found.end())));
-        }
+        let mut look = |automaton: &Option<AhoCorasick>| {
+            if let Some(automaton) = automaton {
+                spans.extend(automaton.find_iter(text).map(|found| (found.start(), found.end())));
+            }
+        };
+        look(&self.bare);
         if let Some(spread) = &self.spread {
             let plain = forms::letters_and_digits(text.as_bytes());
             let found: Vec<_> = spread.find_iter(&plain).map(|found| (found.start(), found.end())).collect();
-            spans.extend(forms::places(text.as_bytes(), &found));
+            // What is found by its letters may begin or end with something else, which only the exact form knows. A text
+            // without secrets, the usual one, is not looked through a second time.
+            if !found.is_empty() {
+                look(&self.exact);
+                spans.extend(forms::places(text.as_bytes(), &found));
+            }
         }
         shapes::find(text, &mut spans);
         spans.retain(|(from, to)| text.get(*from..*to).is_some_and(|part| part != MARK && !part.is_empty()));
@@ -119,7 +131,13 @@ fn automaton(patterns: &[Vec<u8>]) -> Option<AhoCorasick> {
     if patterns.is_empty() {
         return None;
     }
-    AhoCorasickBuilder::new().match_kind(MatchKind::LeftmostLongest).build(patterns).ok()
+    // The fastest automaton takes about 200 bytes for each byte of a pattern: fine for keys, not for many certificates.
+    let small = patterns.iter().map(Vec::len).sum::<usize>() <= 16 * 1024;
+    AhoCorasickBuilder::new()
+        .match_kind(MatchKind::LeftmostLongest)
+        .kind(small.then_some(AhoCorasickKind::DFA))
+        .build(patterns)
+        .ok()
 }
 
 /// A redactor without known secrets, for texts that are shown before a configuration is read.

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, MatchKind};
+use aho_corasick::{AhoCorasick, AhoCorasickBuilder, AhoCorasickKind, Input, MatchKind};
 
 /// Which characters may follow a prefix.
 #[derive(Clone, Copy, PartialEq)]
@@ -32,6 +32,9 @@ impl Class {
 }
 
 /// A prefix that vendors give their keys, what follows it, and how long that is at least.
+///
+/// A prefix of three letters alone is left to the words beside it: it stands by chance in one of ten thousand signatures of
+/// thinking blocks, and a signature that was changed makes the provider refuse the conversation.
 const PREFIXES: &[(&str, Class, usize)] = &[
     ("ghp_", Class::Alnum, 30),
     ("gho_", Class::Alnum, 30),
@@ -118,7 +121,6 @@ const PREFIXES: &[(&str, Class, usize)] = &[
     ("HRKU-", Class::Word, 36),
     ("dt0c01.", Class::Dotted, 60),
     ("AKCp", Class::Alnum, 60),
-    ("cio", Class::Alnum, 32),
     ("LTAI", Class::Alnum, 16),
     ("ops_eyJ", Class::Loose, 100),
     ("sha256~", Class::Word, 40),
@@ -186,7 +188,7 @@ static ANCHORS: LazyLock<Option<Anchors>> = LazyLock::new(|| {
     kinds.extend([(Anchor::Pem, PEM), (Anchor::Url, URL), (Anchor::Jwt, JWT)]);
     let automaton = AhoCorasickBuilder::new()
         .ascii_case_insensitive(true)
-        .match_kind(MatchKind::Standard)
+        .match_kind(MatchKind::LeftmostLongest)
         .kind(Some(AhoCorasickKind::DFA))
         .build(kinds.iter().map(|(_, text)| text))
         .ok()?;
@@ -197,13 +199,11 @@ static ANCHORS: LazyLock<Option<Anchors>> = LazyLock::new(|| {
 pub fn find(text: &str, spans: &mut Vec<(usize, usize)>) {
     let Some(anchors) = ANCHORS.as_ref() else { return };
     let bytes = text.as_bytes();
-    // Everything up to here is in a span already.
-    let mut done = 0;
-    for found in anchors.automaton.find_overlapping_iter(text) {
+    let mut at = 0;
+    while let Some(found) = anchors.automaton.find(Input::new(text).range(at..)) {
         let (from, to) = (found.start(), found.end());
-        if from < done {
-            continue;
-        }
+        // Where an anchor leads to nothing, another one may begin inside it.
+        at = from + 1;
         let (kind, anchor) = anchors.kinds[found.pattern().as_usize()];
         let span = match kind {
             Anchor::Prefix(n) => prefixed(bytes, from, PREFIXES[n]),
@@ -224,7 +224,7 @@ pub fn find(text: &str, spans: &mut Vec<(usize, usize)>) {
             }
         };
         if let Some(span) = span {
-            done = span.1;
+            at = span.1;
             spans.push(span);
         }
     }
