@@ -33,7 +33,7 @@ fn schedule(node: &Node, c: &mut Context<'_>) -> Option<ScheduleDef> {
     if let (Some((cron, cron_node)), zone) = (cron, zone) {
         check_cron(cron, cron_node, zone, c);
     } else if let Some((text, node)) = zone {
-        check_cron("0 0 * * *", node, Some((text, node)), c);
+        check_cron(ANY_DAY, node, Some((text, node)), c);
     }
     let missed = map.optional("missed", &mut c.d).and_then(|node| missed(node, c)).unwrap_or_default();
     let max_age = map.optional("max_age", &mut c.d).and_then(|node| node.duration("`max_age`", &mut c.d));
@@ -93,6 +93,9 @@ fn zone_node<'n>(map: &mut MapReader<'n>, c: &mut Context<'_>) -> Option<&'n Nod
     None
 }
 
+/// An expression without mistakes, to check a zone by.
+const ANY_DAY: &str = "0 0 * * *";
+
 fn check_cron(cron: &str, node: &Node, zone: Option<(&str, &Node)>, c: &mut Context<'_>) {
     // Whether a slot ever comes does not depend on today.
     let reference = Timestamp::UNIX_EPOCH;
@@ -128,6 +131,10 @@ fn check_cron(cron: &str, node: &Node, zone: Option<(&str, &Node)>, c: &mut Cont
                 error.to_string(),
                 Some(error.help()),
             );
+            // The zone is checked all the same.
+            if let Some((_, zone_node)) = zone.filter(|_| cron != ANY_DAY) {
+                check_cron(ANY_DAY, zone_node, zone, c);
+            }
         }
     }
 }

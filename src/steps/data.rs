@@ -48,18 +48,39 @@ pub fn eval(expr: &Expr, scope: &Bindings) -> Result<Value, Stop> {
     expr.eval(scope).map_err(|error| failed(E_CEL, error.to_string()))
 }
 
+/// The value of an expression; `None` when it reaches into a step that did not run: then there is nothing, and no mistake.
+/// Errors: `E-CEL`.
+pub fn eval_unless_skipped(expr: &Expr, scope: &Bindings) -> Result<Option<Value>, Stop> {
+    match expr.eval(scope) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.missing && expr.not_run(scope).is_some() => Ok(None),
+        Err(error) => Err(failed(E_CEL, error.to_string())),
+    }
+}
+
 /// The value of a condition. Errors: `E-CEL`, also when it is not true or false.
 pub fn eval_bool(expr: &Expr, scope: &Bindings) -> Result<bool, Stop> {
-    match eval(expr, scope)? {
-        Value::Bool(answer) => Ok(answer),
-        _ => Err(failed(E_CEL, format!("`{}`: the result is not true or false", expr.source))),
+    eval(expr, scope)?.as_bool().ok_or_else(|| not_a_condition(expr))
+}
+
+fn not_a_condition(expr: &Expr) -> Stop {
+    failed(E_CEL, format!("`{}`: the result is not true or false", expr.source))
+}
+
+/// As [`eval_bool`], and false when it reaches into a step that did not run.
+pub fn holds(expr: &Expr, scope: &Bindings) -> Result<bool, Stop> {
+    match eval_unless_skipped(expr, scope)? {
+        None => Ok(false),
+        Some(value) => value.as_bool().ok_or_else(|| not_a_condition(expr)),
     }
 }
 
 /// The value of an expression where data is expected. Errors: `E-CEL`.
 pub fn datum(expr: &Expr, scope: &Bindings) -> Result<Datum, Stop> {
     let label = expr.source.trim().to_owned();
-    let value = eval(expr, scope)?;
+    let Some(value) = eval_unless_skipped(expr, scope)? else {
+        return Ok(Datum { label, value: Value::Null, skipped: true });
+    };
     if expr.bare_name().is_none() {
         return Ok(Datum { label, value, skipped: false });
     }

@@ -132,7 +132,8 @@ impl Level<'_> {
             };
             let mut broken = None;
             if let (None, Some(condition)) = (&skip, &step.condition) {
-                match data::eval_bool(&condition.expr, &scope) {
+                // A condition on a step that did not run does not hold.
+                match data::holds(&condition.expr, &scope) {
                     Ok(answer) if answer == condition.negated => {
                         let word = if condition.negated { "unless" } else { "when" };
                         skip = Some(format!("{word} {}", condition.expr.source));

@@ -45,6 +45,32 @@ fn nothing_fetched_means_nothing_new_and_no_model_call() {
 }
 
 #[test]
+fn what_reaches_into_a_step_that_did_not_run_is_empty_and_no_mistake() {
+    let ran = World::new().rows(json!([{"n": 1}])).run(
+        "
+  - id: rows
+    fetch: {from: signups}
+  - id: large
+    fetch: {from: signups, keep: item.n > 5}
+  - id: ranked
+    boss: {ask: \"Rank.\", given: [large]}
+    output: {groups: [{title: string(90), severity: low | high}]}
+  - id: each_group
+    each: {as: group, in: 'ranked.groups.filter(g, g.severity != \"low\")'}
+    intern: {task: summarise, ask: \"Say it.\", given: [group]}
+  - id: more
+    when: ranked.groups.size() > 1
+    intern: {task: summarise, ask: \"Say it.\", given: [rows]}
+  - id: news
+    report: {from: [rows]}
+",
+    );
+    assert_eq!(ran.outcome(), "reported");
+    assert_eq!(ran.result("each_group")["count"], json!(0));
+    assert_eq!(ran.result("more"), json!({"ran": false, "outcome": "skipped"}));
+}
+
+#[test]
 fn several_sources_without_a_row_are_nothing_new_too() {
     let steps = NOTED.replace("from: signups", "from: [signups, checkout]");
     assert_eq!(World::new().rows(json!([])).run(&steps).outcome(), "nothing_new");
