@@ -59,9 +59,13 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A name left behind would only be misleading; the lock itself goes with the file descriptor.
+        // A name left behind would only be misleading.
         if let Err(error) = self.file.set_len(0) {
             tracing::debug!(%error, "emptying the lock file");
+        }
+        // Closing is not enough: a child that was forked and has not reached its `exec` yet shares the open file.
+        if let Err(error) = flock(&self.file, FlockOperation::Unlock) {
+            tracing::debug!(%error, "unlocking the lock file");
         }
     }
 }
