@@ -23,12 +23,15 @@ pub struct Backoff {
 
 impl Backoff {
     /// The pause after the failed try number `attempt` (1 is the first), or `None` once `waited` plus the pause would
-    /// pass `total`. What the server asked for is honoured whole, never shortened.
+    /// pass `total`. What the server asked for is honoured whole, never shortened; it is believed once, and a server that
+    /// names the same short time again and again is asked less and less often.
     pub fn pause(&self, attempt: u32, waited: Duration, retry: Retry) -> Option<Duration> {
+        let doubled = |times: u32| self.first.saturating_mul(1u32 << times.min(16)).min(self.most);
         let pause = match retry {
             Retry::Never => return None,
-            Retry::After(asked) => asked,
-            Retry::Backoff => self.first.saturating_mul(1u32 << attempt.saturating_sub(1).min(16)).min(self.most),
+            Retry::After(asked) if attempt <= 1 => asked,
+            Retry::After(asked) => asked.max(doubled(attempt - 2)),
+            Retry::Backoff => doubled(attempt.saturating_sub(1)),
         };
         (waited + pause <= self.total).then_some(pause)
     }
@@ -47,5 +50,7 @@ mod tests {
         assert_eq!(backoff.pause(5, s(11), Retry::Backoff), None);
         assert_eq!(backoff.pause(1, s(0), Retry::After(s(9))), Some(s(9)));
         assert_eq!(backoff.pause(1, s(0), Retry::Never), None);
+        let asked: Vec<_> = (1..=4).map(|n| backoff.pause(n, s(0), Retry::After(s(1)))).collect();
+        assert_eq!(asked, [Some(s(1)), Some(s(1)), Some(s(2)), Some(s(4))]);
     }
 }

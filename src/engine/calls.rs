@@ -10,7 +10,6 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde_json::json;
 use serde_json::value::RawValue;
-use tokio_util::sync::CancellationToken;
 
 use crate::base::money::UsdMicros;
 use crate::base::retry::{Backoff, Retry};
@@ -26,7 +25,7 @@ use crate::ports::sink::Earlier;
 
 use super::Live;
 use super::embedded::{journal_broken, raw};
-use super::executor::{At, Executor};
+use super::executor::{At, Executor, Halt};
 
 /// Ten minutes of a provider that limits every call are about ten calls.
 const CALL_BACKOFF: Backoff =
@@ -65,12 +64,7 @@ enum Tried {
 
 impl Executor {
     /// One model call with its grant, tries and fallbacks; recorded.
-    pub(super) async fn model(
-        &self,
-        mut at: At,
-        request: ModelRequest,
-        cancel: &CancellationToken,
-    ) -> Result<Arc<RawValue>, Stop> {
+    pub(super) async fn model(&self, mut at: At, request: ModelRequest, halt: &Halt) -> Result<Arc<RawValue>, Stop> {
         if at.earlier == Earlier::Unknown {
             tracing::warn!(run = %at.run, path = at.path, "a call was under way when the process died: it is charged as granted and asked again");
         }
@@ -87,7 +81,7 @@ impl Executor {
             };
             let messages = messages.map_err(|e| Stop::Broken(Failure::new("E-TRANSCRIPT", e.to_string())))?;
             let request = ModelRequest { messages, ..request.clone() };
-            match self.try_model(&mut at, (role, settings), &request, fallback, more, cancel).await {
+            match self.try_model(&mut at, (role, settings), &request, fallback, more, halt).await {
                 Tried::Answered(output) => return Ok(output),
                 Tried::Ended(stop) => return Err(stop),
                 Tried::Out(stop) => {
@@ -108,7 +102,7 @@ impl Executor {
         request: &ModelRequest,
         fallback: Option<String>,
         more: bool,
-        cancel: &CancellationToken,
+        halt: &Halt,
     ) -> Tried {
         let model = match self.bound.model(role) {
             Ok(model) => model,
@@ -118,10 +112,10 @@ impl Executor {
         let address = settings.base_url.clone().unwrap_or_else(|| settings.provider.clone());
         let mut waited = Duration::ZERO;
         for attempt in 1.. {
-            if let Err(stop) = self.wait_for_gate(&address, cancel).await {
+            if let Err(stop) = self.wait_for_gate(&address, halt).await {
                 return Tried::Ended(stop);
             }
-            let (intended, max_output_tokens, granted) = match self.granted(at, settings, request, cancel).await {
+            let (intended, max_output_tokens, granted) = match self.granted(at, settings, request, halt).await {
                 Ok(granted) => granted,
                 Err(stop) => return Tried::Ended(self.failed(at, stop).await),
             };
@@ -177,7 +171,7 @@ impl Executor {
             } else {
                 tokio::select! {
                     () = self.env.clock.sleep(pause) => {}
-                    () = cancel.cancelled() => return Tried::Ended(stop),
+                    stop = halt.asked("waiting to ask again") => return Tried::Ended(stop),
                 }
             }
         }
@@ -192,7 +186,7 @@ impl Executor {
         }
     }
 
-    async fn wait_for_gate(&self, address: &str, cancel: &CancellationToken) -> Result<(), Stop> {
+    async fn wait_for_gate(&self, address: &str, halt: &Halt) -> Result<(), Stop> {
         loop {
             let now = self.env.now();
             let left = match self.bound.gates.until(address) {
@@ -201,7 +195,7 @@ impl Executor {
             };
             tokio::select! {
                 () = self.env.clock.sleep(left) => {}
-                () = cancel.cancelled() => return Err(Stop::Cancelled { reason: "stopped while waiting for the provider".into() }),
+                stop = halt.asked("waiting for the provider") => return Err(stop),
             }
         }
     }
@@ -212,7 +206,7 @@ impl Executor {
         at: &At,
         settings: &ModelSettings,
         request: &ModelRequest,
-        cancel: &CancellationToken,
+        halt: &Halt,
     ) -> Result<(i64, u32, UsdMicros), Stop> {
         let input_tokens = estimate::input_tokens(request);
         let most = u64::from(settings.max_output_tokens);
@@ -261,7 +255,7 @@ impl Executor {
                 Some(Grant::Wait) | None => {
                     tokio::select! {
                         changed = settled.changed() => if changed.is_err() { return Err(Stop::Suspended) },
-                        () = cancel.cancelled() => return Err(Stop::Cancelled { reason: "stopped while waiting for money".into() }),
+                        stop = halt.asked("waiting for money") => return Err(stop),
                     }
                 }
             }
@@ -329,6 +323,9 @@ fn model_stop(error: &ModelError, model: &str) -> Stop {
             Stop::Blocked(Failure::new("E-BILLING", message).help("raise the limit in the provider's own console"))
         }
         ModelError::TooLong(_) => Stop::Failed(Failure::new("E-CONTEXT", message)),
+        ModelError::Rejected { status: 404, .. } => {
+            Stop::Failed(Failure::new("E-MODEL", message).help("check `model` and `base_url` in the configuration"))
+        }
         ModelError::Tape(_) => Stop::Failed(
             Failure::new("E-TAPE", message)
                 .help("the request differs from the recorded one; record the tape anew with `--record`"),

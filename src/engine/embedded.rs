@@ -29,7 +29,7 @@ use crate::journal::{self, Journal, Record, ReplayRecords};
 use crate::ports::durable::{ChildRun, DurableContext, Logic, Recorded, SignalValue, Stop};
 use crate::ports::sink::Earlier;
 
-use super::executor::{At, Executor};
+use super::executor::{At, Executor, Halt};
 
 /// What all contexts of one run share. Lives on the run's executor thread.
 pub(super) struct RunState {
@@ -246,10 +246,10 @@ impl Context {
             return Err(stop);
         }
         let executor = state.executor.clone();
-        let cancel = state.cancel.clone();
+        let halt = Halt { cancel: state.cancel.clone(), suspend: state.suspend.clone() };
         let act = state
             .scope
-            .spawn(format!("{} {path}", state.start.id), async move { executor.perform(at, activity, &cancel).await });
+            .spawn(format!("{} {path}", state.start.id), async move { executor.perform(at, activity, &halt).await });
         tokio::pin!(act);
         // A cancelled run does not wait; the act ends in the scope and its cost is booked. A suspended run waits: the daemon
         // gives every act the grace to reach its record.

@@ -39,6 +39,26 @@ pub(super) struct At {
     pub input: Hash,
 }
 
+/// Why an act that only waits should wait no longer. An act under way is not touched by it.
+#[derive(Clone, Debug)]
+pub(super) struct Halt {
+    /// A person stopped the run.
+    pub cancel: CancellationToken,
+    /// The process is stopping; the run stays open.
+    pub suspend: CancellationToken,
+}
+
+impl Halt {
+    /// Resolves when one of them is asked for. Cancel safe.
+    pub async fn asked(&self, while_: &str) -> Stop {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Stop::Cancelled { reason: format!("stopped while {while_}") },
+            () = self.suspend.cancelled() => Stop::Suspended,
+        }
+    }
+}
+
 /// Acts for one run.
 pub(super) struct Executor {
     pub(super) bound: Arc<Bound>,
@@ -65,15 +85,15 @@ impl Executor {
     }
 
     /// Performs one activity and records its end. Not cancel safe: dropped half-way, the act is ambiguous.
-    pub async fn perform(&self, at: At, activity: Activity, cancel: &CancellationToken) -> Result<Arc<RawValue>, Stop> {
+    pub async fn perform(&self, at: At, activity: Activity, halt: &Halt) -> Result<Arc<RawValue>, Stop> {
         match activity {
-            Activity::Model(request) => self.model(at, request, cancel).await,
+            Activity::Model(request) => self.model(at, request, halt).await,
             Activity::Deliver(delivery) => self.deliver(at, &delivery).await,
             pure => {
                 debug_assert_eq!(pure.care(), Care::Pure);
                 let answer = match &pure {
-                    Activity::Fetch(request) => self.fetch(request, cancel).await.map(|rows| raw(&rows)),
-                    Activity::Tool(request) => self.tool(request, cancel).await.map(|answer| raw(&answer)),
+                    Activity::Fetch(request) => self.fetch(request, halt).await.map(|rows| raw(&rows)),
+                    Activity::Tool(request) => self.tool(request, halt).await.map(|answer| raw(&answer)),
                     Activity::Account => self.account(&at.run).await.map(|view| raw(&view)),
                     Activity::Keep { name, text } => self.keep(name, text).await.map(|artifact| raw(&artifact)),
                     Activity::Model(_) | Activity::Deliver(_) => unreachable!("handled above"),
@@ -119,7 +139,7 @@ impl Executor {
         self.journal.redact(output)
     }
 
-    async fn fetch(&self, request: &FetchRequest, cancel: &CancellationToken) -> Result<Rows, Stop> {
+    async fn fetch(&self, request: &FetchRequest, halt: &Halt) -> Result<Rows, Stop> {
         let (source, query, max_rows, hide) = self.bound.source(&request.from)?;
         let mut args = request.args.clone();
         if let Some(tool) = self.bound.pipeline.tool(&request.from) {
@@ -151,19 +171,19 @@ impl Executor {
             waited += pause;
             tokio::select! {
                 () = self.env.clock.sleep(pause) => {}
-                () = cancel.cancelled() => return Err(source_stop(error)),
+                stop = halt.asked("waiting for the source") => return Err(stop),
             }
         }
         Err(Stop::Failed(Failure::new("E-SOURCE", "no answer")))
     }
 
-    async fn tool(&self, request: &ToolRequest, cancel: &CancellationToken) -> Result<ToolAnswer, Stop> {
+    async fn tool(&self, request: &ToolRequest, halt: &Halt) -> Result<ToolAnswer, Stop> {
         if let Some(answer) = self.artifact_tool(request).await? {
             return Ok(answer);
         }
         let args = request.input.as_object().cloned().unwrap_or_default();
         let fetch = FetchRequest { from: request.tool.clone(), query: None, args, attempt: 0 };
-        match self.fetch(&fetch, cancel).await {
+        match self.fetch(&fetch, halt).await {
             Ok(rows) => Ok(ToolAnswer { text: table_text(&rows), is_error: false }),
             // The model may ask again in another way; only what a person must mend ends the step.
             Err(Stop::Failed(failure)) => Ok(ToolAnswer { text: failure.message, is_error: true }),
