@@ -251,7 +251,10 @@ fn entries(
             EntryKind::Asked => {
                 let asked: Map<String, Value> = read(&text, "question")?;
                 view.questions.retain(|(known, _)| *known != path);
-                view.questions.push((path, words(&asked, &["ask", "name"])));
+                // What the step asks stands below the name of the signal that it waits for.
+                let ask = asked.get("ask").and_then(Value::as_object).and_then(|ask| ask.get("ask")?.as_str());
+                let ask = ask.map_or_else(|| words(&asked, &["ask", "name"]), str::to_owned);
+                view.questions.push((path, ask));
             }
             EntryKind::Value => view.questions.retain(|(known, _)| *known != path),
             EntryKind::RunResumed => {
