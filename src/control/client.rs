@@ -1,7 +1,7 @@
 //! The commands' side of the control socket.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -18,8 +18,8 @@ pub enum Error {
     /// The holder said no.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    #[error("the daemon that holds the state directory cannot be reached")]
-    Connect(#[source] std::io::Error),
+    #[error("the control socket `{}` cannot be reached", path.display())]
+    Connect { path: PathBuf, source: std::io::Error },
     /// It went away in the middle: stopped, or killed.
     #[error("the daemon closed the connection")]
     Closed,
@@ -41,12 +41,12 @@ impl Client {
         let (path, _folder) = match super::reachable(state) {
             Ok(found) => found,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Error::Connect(error)),
+            Err(source) => return Err(Error::Connect { path: super::socket_path(state), source }),
         };
         match UnixStream::connect(path).await {
             Ok(stream) => Ok(Some(Self { stream: BufReader::new(stream) })),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => Ok(None),
-            Err(error) => Err(Error::Connect(error)),
+            Err(source) => Err(Error::Connect { path: super::socket_path(state), source }),
         }
     }
 

@@ -67,7 +67,10 @@ impl Reader {
         let kept = idle().pop();
         let mut conn = match kept {
             Some(conn) => conn,
-            None if !path.exists() => return Err(Error::Missing { dir: self.inner.dir.clone() }),
+            // A directory that may not be looked into is not an empty one.
+            None if !path.try_exists().map_err(|error| Error::io("reading", &path, error))? => {
+                return Err(Error::Missing { dir: self.inner.dir.clone() });
+            }
             None => migrate::open_reader(&path).map_err(|error| error.at(&path))?,
         };
         let answer = conn
