@@ -5,12 +5,16 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::Inner;
 use crate::base::ids::RunId;
 use crate::triggers::handle::Order;
+
+/// Between two looks at a journal that could not be written.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// Runs taken in and not ended; runs that must not begin any more.
 #[derive(Debug)]
@@ -102,12 +106,52 @@ async fn begin(inner: &Arc<Inner>, start: crate::domain::run::RunStart) {
     }
     let (engine, schedule, weak) = (inner.engine.clone(), inner.schedule.clone(), Arc::downgrade(inner));
     drop(inner.scope.spawn(format!("watch {run}"), async move {
-        if let Err(error) = engine.wait(&run).await {
+        let ended = engine.wait(&run).await;
+        if let Err(error) = &ended {
             tracing::warn!(%run, %error, "how the run ended cannot be read");
         }
         if let Some(inner) = weak.upgrade() {
             inner.intake.close(&run);
         }
-        schedule.run_ended(run).await;
+        schedule.run_ended(run.clone()).await;
+        if !matches!(ended, Ok(Some(_)))
+            && let Some(inner) = weak.upgrade()
+        {
+            again_later(&inner, run);
+        }
+    }));
+}
+
+/// A run that was left open although the daemon goes on: its journal could not be written, a full disk most likely. It is taken
+/// up again when that has passed; a command that holds ends instead.
+fn again_later(inner: &Arc<Inner>, run: RunId) {
+    if inner.command != "serve" || inner.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+        return;
+    }
+    let (weak, clock, stop) = (Arc::downgrade(inner), inner.env.clock.clone(), inner.scope.token().clone());
+    drop(inner.scope.spawn(format!("take up {run}"), async move {
+        loop {
+            tokio::select! {
+                () = clock.sleep(AGAIN) => {}
+                () = stop.cancelled() => return,
+            }
+            let Some(inner) = weak.upgrade() else { return };
+            if inner.intake.is_open(&run) || inner.stopping.load(std::sync::atomic::Ordering::SeqCst) {
+                return;
+            }
+            if inner.journal.sync().await.is_err() {
+                continue;
+            }
+            match inner.journal.reader().run(run.as_str()) {
+                Ok(Some(view)) if view.outcome.is_none() => {
+                    tracing::info!(%run, "the journal can be written again: the run goes on");
+                    inner.intake.open(&run);
+                    inner.schedule.admit(view.start).await;
+                    return;
+                }
+                Ok(_) => return,
+                Err(error) => tracing::warn!(%run, %error, "the run cannot be read; it is looked at again"),
+            }
+        }
     }));
 }
