@@ -191,7 +191,13 @@ impl StandardBind {
             total_timeout: settings.total_timeout,
             env: self.env.clone(),
         };
-        let made = (kind.make)(&setup).map_err(|e| Stop::Blocked(Failure::new("E-MODEL", e.to_string())))?;
+        let made = (kind.make)(&setup).map_err(|error| {
+            Stop::Blocked(match profile.tape.is_some() {
+                true => Failure::new("E-TAPE", error.to_string())
+                    .help("record it anew with another profile: nightcrew run PIPELINE --record TAPE"),
+                false => Failure::new("E-MODEL", error.to_string()),
+            })
+        })?;
         let made = match &self.record {
             Some(tape) => Arc::new(Recorder::new(made, tape.clone())),
             None => made,

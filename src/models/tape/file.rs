@@ -173,7 +173,12 @@ pub fn parse(text: &str) -> anyhow::Result<Vec<Entry>> {
     if text.lines().all(|line| line.trim().is_empty() || line.starts_with('#')) {
         return Ok(Vec::new());
     }
-    Ok(serde_yaml::from_str(text)?)
+    // The reader's own drawing of the place belongs on a terminal, not into a report.
+    serde_yaml::from_str(text).map_err(|error| {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        anyhow::anyhow!("{}", first.strip_prefix("error: ").unwrap_or(first).to_owned())
+    })
 }
 
 /// One call as an item of the list.
