@@ -6,7 +6,7 @@ use super::{Exit, Trouble};
 use crate::base::scope::Scope;
 use crate::builtin::REGISTRY;
 use crate::daemon::signals::Signals;
-use crate::daemon::{HolderSetup, serve};
+use crate::daemon::{GRACE, HolderSetup, serve};
 use crate::http::{DEFAULT_LISTEN, Listener};
 
 pub async fn run(session: &Session, args: ServeArgs) -> anyhow::Result<Exit> {
@@ -31,7 +31,6 @@ pub async fn run(session: &Session, args: ServeArgs) -> anyhow::Result<Exit> {
     let scope = Scope::new(tokio::runtime::Handle::current());
     let signals = Signals::listen(&scope)?;
     let listen = args.listen.or_else(|| library.settings.http.listen.clone());
-    let listener = Listener::bind(listen.as_deref().unwrap_or(DEFAULT_LISTEN)).await?;
     let holder = session.open(HolderSetup {
         env: session.env.clone(),
         registry: REGISTRY,
@@ -43,6 +42,16 @@ pub async fn run(session: &Session, args: ServeArgs) -> anyhow::Result<Exit> {
         take_over: args.take_over,
         record: None,
     })?;
+    // After the lock: a second daemon learns who holds the directory, not that its port is taken.
+    let listen = listen.as_deref().unwrap_or(DEFAULT_LISTEN);
+    let listener = match Listener::bind(listen).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            holder.stop(GRACE).await?;
+            let trouble = Trouble::new(Exit::No, format!("{error:#}"));
+            return Err(trouble.help("another address is given with --listen, or `http: {listen: …}`").into());
+        }
+    };
     serve::serve(holder, listener, signals).await?;
     drop(scope.close(std::time::Duration::ZERO).await);
     Ok(Exit::Done)
