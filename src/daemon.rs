@@ -462,7 +462,8 @@ pub fn find(library: &Library, places: &Places, registry: &Registry, asked: &str
         let refusal = Refusal::new("E-PIPELINE", format!("there is no pipeline `{asked}`"));
         return Err(refusal.help(match known.is_empty() {
             true => format!("there is none in `{}`: nightcrew init", places.pipelines.display()),
-            false => format!("one of: {}", known.join(", ")),
+            false => crate::diag::did_you_mean(asked, known.iter().copied())
+                .unwrap_or_else(|| format!("one of: {}", known.join(", "))),
         }));
     }
     let (pipeline, report) = load::pipeline(&file, registry, Some(&library.settings));

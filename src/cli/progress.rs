@@ -266,13 +266,14 @@ impl<'a> Progress<'a> {
             let models = self.models(view);
             self.session.ui.say(terminal::header(view, &models, None, Style::PLAIN));
         }
+        // What has ended was there before what has begun since.
+        for step in self.finished(view) {
+            self.session.ui.say(terminal::change_line(view, &step));
+        }
         for step in view.steps.iter().filter(|step| step.outcome.is_none()) {
             if self.begun.insert(step.path.clone()) {
                 self.session.ui.say(terminal::change_line(view, step));
             }
-        }
-        for step in self.finished(view) {
-            self.session.ui.say(terminal::change_line(view, &step));
         }
     }
 

@@ -108,7 +108,13 @@ fn next(session: &Session, view: &RunView) -> Vec<String> {
     match view.outcome {
         None => next.push(format!("`{}`", session.again(&format!("resume {id}")))),
         Some(crate::domain::run::Outcome::Capped) => {
-            next.push(format!("`{}`", session.again(&format!("resume {id} --add-usd 1"))));
+            // Where the way out is another one, its help says so.
+            let help = view.failure.as_ref().and_then(|failure| failure.help.as_deref()).unwrap_or_default();
+            if help.contains("--add-usd") {
+                next.push(format!("`{}`", session.again(&format!("resume {id} --add-usd 1"))));
+            } else if help.contains("nightcrew resume") {
+                next.push(format!("`{}`", session.again(&format!("resume {id}"))));
+            }
         }
         Some(outcome) if outcome.is_resumable() => next.push(format!("`{}`", session.again(&format!("resume {id}")))),
         Some(_) => {}

@@ -145,7 +145,9 @@ pub fn closing(run: &RunView, next: &[String], style: Style) -> String {
         Some(_) => Tone::Bad,
     };
     let budget = run.start.limits.max_budget.map(|budget| format!(" of {}", budget + run.added)).unwrap_or_default();
-    let mut facts = vec![style.paint(tone, text::outcome_word(run.outcome))];
+    // Whether somebody is at it is not known here.
+    let word = if run.outcome.is_none() { "open" } else { text::outcome_word(run.outcome) };
+    let mut facts = vec![style.paint(tone, word)];
     let produced = text::produce(&run.receipts);
     if !produced.is_empty() {
         facts.push(produced);

@@ -183,8 +183,8 @@ pub fn capped(cap: Cap, message: &str) -> Failure {
         Cap::DaemonDay | Cap::DaemonMonth => {
             failure.help("the daemon's own `limits` say how much; what is left stays new")
         }
-        Cap::Turns => failure.help("raise `max_turns`"),
-        Cap::Duration => failure.help("raise `max_duration`"),
+        Cap::Turns => failure.help("raise `max_turns` and run it anew: a run keeps the limits that it began with"),
+        Cap::Duration => failure.help("`nightcrew resume ID` takes the run further; or raise `max_duration`"),
     }
 }
 

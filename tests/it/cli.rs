@@ -78,7 +78,7 @@ fn a_report_for_the_terminal_is_printed_after_the_run_and_never_into_json() {
 fn wrong_usage_is_told_with_a_way_out_and_its_own_exit_code() {
     let project = Project::new(&[("brief", BRIEF), ("bad", "version: 1\nname: bad\nstps: []\n")], None);
     let tell = |arguments: &[&str], code: i32| project.run(arguments).ends(code).err;
-    assert!(tell(&["run", "nope"], 1).contains("there is no pipeline `nope` (E-PIPELINE)\n  = help: one of: brief"));
+    assert!(tell(&["run", "nope"], 1).contains("there is no pipeline `nope` (E-PIPELINE)\n  = help: known: `brief`"));
     assert!(tell(&["run", "bad"], 78).contains("pipelines/bad.yaml:3:1"));
     assert!(tell(&["run", "brief", "--set", "dya=1"], 2).contains("no parameter `dya`: it has `day`"));
     assert!(tell(&["run", "brief", "--profile", "moon"], 2).contains("one of: cloud, local"));
