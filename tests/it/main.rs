@@ -16,6 +16,8 @@ mod fakes;
 mod house;
 /// The model providers against a scripted server: what is sent, what is understood, what is refused.
 mod models;
+/// The real process, killed at random.
+mod process;
 /// Whole runs: limits, signals, outages, bad answers, upgrades.
 mod runs;
 /// Pipelines as a user writes them: mistakes, their hints and their texts.
