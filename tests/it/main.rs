@@ -24,6 +24,8 @@ mod runs;
 mod pipeline;
 /// A user's folder, and the real binary run in it.
 mod project;
+/// The shipped report over other services, which tell the keys they were given.
+mod serve;
 /// Sources over the samples that ship.
 mod sources;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
