@@ -331,6 +331,19 @@ async fn drive(job: Job, shared: &Arc<Shared>) -> Ended {
             Err(error) => return failed(Failure::new("E-JOURNAL", error.to_string()), Outcome::Failed),
         },
     };
+    if replay.build_id_of_last != setup.build_id {
+        // What this binary records from here on is its own: the next one must know whose records it reads.
+        setup.journal.append_lazy(NewEntry {
+            run: start.id.clone(),
+            family: Family::Session,
+            kind: EntryKind::RunResumed,
+            path: String::new(),
+            attempt: 1,
+            supersedes: None,
+            input: None,
+            payload: raw(&json!({"by": "engine", "person": false, "build_id": setup.build_id})),
+        });
+    }
     let executor =
         Arc::new(Executor::new(bound.clone(), setup.journal.clone(), setup.env.clone(), shared.live.clone()));
     let state = RunState::new(

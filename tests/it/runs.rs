@@ -7,6 +7,7 @@ use std::time::Duration;
 use nightcrew::base::BoxFuture;
 use nightcrew::base::clock::{Clock, Timestamp};
 use nightcrew::base::money::UsdMicros;
+use nightcrew::domain::entry::EntryKind;
 use nightcrew::domain::run::Outcome;
 use serde_json::json;
 
@@ -265,6 +266,10 @@ async fn another_build_takes_up_a_run_and_pays_for_nothing_twice() {
     assert_eq!(process.engine.resume_open().await.unwrap(), 1);
     assert_eq!(process.engine.wait(&id).await.unwrap(), Some(Outcome::Reported));
     assert!(before > 0 && model.count() <= 6, "{before} calls before, {} in all", model.count());
+    let entries = process.journal.reader().entries_after(Some(&id), 0, 1_000).unwrap();
+    let builds: Vec<&str> =
+        entries.iter().filter(|entry| entry.kind == EntryKind::RunResumed).map(|entry| entry.payload.get()).collect();
+    assert_eq!(builds, [r#"{"by":"engine","person":false,"build_id":"next-build"}"#], "whose records follow");
     process.stop().await;
     model.assert_clean();
 }
