@@ -1,0 +1,92 @@
+//! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules),
+//! measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or `cargo bench -- turn records`.
+//!
+//! It says what is, not whether that is good: a shared machine is noisy, so look at the ratios and at several runs. Every
+//! figure is the median of its repetitions. State lies in the target folder, because a temporary folder may be in memory, where
+//! an fsync costs nothing.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A bench that cannot measure ends.
+#![allow(clippy::disallowed_methods)] // The model server and the bare loops are no part of nightcrew.
+
+use std::path::Path;
+use std::time::Duration;
+
+mod bare;
+/// The model of the tests, which counts tokens and keeps a prompt cache as the API does.
+#[path = "../tests/it/fakes/model.rs"]
+mod checked;
+mod prompt;
+mod records;
+mod schedules;
+mod server;
+mod startup;
+mod table;
+mod turns;
+mod world;
+
+use table::Line;
+
+/// Where states are made.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// A runtime as the daemon's.
+pub fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap()
+}
+
+/// A group of figures: its name on the command line and what measures it.
+type Group = (&'static str, fn() -> Vec<Line>);
+
+const GROUPS: &[Group] = &[
+    ("turn", turns::one_turn),
+    ("concurrent", turns::concurrent),
+    ("start", startup::cold_start),
+    ("memory", startup::memory),
+    ("records", records::records),
+    ("resume", startup::resume),
+    ("prompt", prompt::prompt),
+    ("schedules", schedules::schedules),
+];
+
+fn main() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [child, folder, url, runs] = args.as_slice()
+        && child == startup::CHILD
+    {
+        return startup::child(Path::new(folder), url, runs.parse().unwrap());
+    }
+    let wanted: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
+    let mut lines = Vec::new();
+    for (name, measure) in GROUPS {
+        if wanted.is_empty() || wanted.contains(name) {
+            eprintln!("measuring: {name}");
+            lines.extend(measure());
+            // What one group leaves behind shall not burden the next.
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    println!("\nnightcrew {}, {cores} cores; medians; other load on the machine counts in\n", env!("CARGO_PKG_VERSION"));
+    table::print(&lines);
+    println!("\ncrates in the binary: {}", crates());
+    println!("cold build: CARGO_TARGET_DIR=$(mktemp -d) cargo build --release --timings");
+}
+
+/// What `cargo tree` names for a plain build of this platform.
+fn crates() -> String {
+    let tree = std::process::Command::new(option_env!("CARGO").unwrap_or("cargo"))
+        .args(["tree", "--offline", "--edges", "normal,build", "--prefix", "none", "--format", "{p}"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output();
+    match tree {
+        Ok(tree) if tree.status.success() => {
+            let text = String::from_utf8_lossy(&tree.stdout);
+            let names: std::collections::BTreeSet<&str> =
+                text.lines().map(|line| line.trim_end_matches(" (*)").trim_end_matches(" (proc-macro)")).collect();
+            (names.len().saturating_sub(1)).to_string()
+        }
+        _ => "unknown (`cargo tree` did not run)".to_owned(),
+    }
+}
