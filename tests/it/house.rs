@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["expr"],
     &["domain"],
     &["ports", "policy"],
-    &["config", "journal", "clients"],
+    &["config", "journal", "clients", "isolation"],
     &["pipeline", "models", "sources", "tools", "sinks"],
     &["agent", "publish"],
     &["steps"],

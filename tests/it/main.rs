@@ -14,6 +14,8 @@ mod demo;
 mod fakes;
 /// Rules about the code itself.
 mod house;
+/// Commands that try to get out of their sandbox, under every tier that this machine has.
+mod isolation;
 /// The model providers against a scripted server: what is sent, what is understood, what is refused.
 mod models;
 /// The real process, killed at random.

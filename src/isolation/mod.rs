@@ -1,0 +1,284 @@
+//! Running one command confined, on Linux.
+//!
+//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets one directory to
+//! write to, the host's toolchains and what the caller names to read, a few variables, and limits. It does not get: the network
+//! (nor the host's loopback), sockets, other processes, the daemon's environment, its state, anybody's home, devices, keys,
+//! privileges. Everything that it has started ends with it.
+//!
+//! There are three tiers ([`Tier`]): `bwrap`; namespaces of our own; Landlock and seccomp alone. In all of them the command is put under
+//! Landlock and a system call filter. A self-test at the start decides; without a tier every run is refused. There is no
+//! way to run a command unconfined.
+//!
+//! Invariants: the limits hold also when the daemon hangs, since the helper inside keeps them; when the daemon is gone the helper ends
+//! everything; `unsafe` stands in `sys` alone. What this does not do: no image, no network of any kind, no way to keep a sandbox
+//! between two commands other than its work directory.
+
+mod cgroup;
+mod detect;
+mod filter;
+mod helper;
+mod init;
+mod mounts;
+mod output;
+mod plan;
+mod ruleset;
+mod run;
+mod spec;
+mod sys;
+mod tier;
+mod toolchains;
+mod watch;
+mod wire;
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub use helper::run_if_asked;
+pub use output::Captured;
+pub use run::{Chunk, Finished, Handle, Running};
+pub use spec::{Command, Limits, ReadOnly, Spec, Stdin};
+pub use tier::{Check, Gap, Machine, Tier, Unavailable};
+pub use toolchains::{Search, Toolchain};
+pub use wire::{Stage, Stopped};
+
+use crate::base::scope::Scope;
+
+/// Why a command was not run, or nobody knows how it ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No tier works on this machine; the report says why.
+    #[error("there is no way to confine a command on this machine")]
+    NoTier,
+    #[error("{0}")]
+    Spec(String),
+    #[error("the work directory {}", path.display())]
+    Work { path: PathBuf, source: io::Error },
+    #[error("{} cannot be shown to the command", path.display())]
+    ReadOnly { path: PathBuf, source: io::Error },
+    #[error("the sandbox's own directory {}", path.display())]
+    State { path: PathBuf, source: io::Error },
+    #[error("the sandbox helper cannot be started")]
+    Start { source: io::Error },
+    /// The confinement could not be set up, so the command was not started.
+    #[error("setting up the sandbox ({tier}, {stage:?}): {message}")]
+    Setup { tier: Tier, stage: Stage, message: String, errno: Option<i32> },
+    /// The confinement stands, but there is no such program, or it cannot be executed.
+    #[error("the command cannot be started: {message}")]
+    Command { message: String, errno: Option<i32> },
+    /// The helper is gone and left no word. The command is as well.
+    #[error("the sandbox was lost: {what}")]
+    Lost { what: String },
+}
+
+/// The program that is started as the helper: it must call [`run_if_asked`] first thing in its `main`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// This process's own program.
+    Own,
+    Program(PathBuf),
+}
+
+impl Helper {
+    fn program(&self) -> &Path {
+        match self {
+            Self::Own => Path::new("/proc/self/exe"),
+            Self::Program(path) => path,
+        }
+    }
+}
+
+/// What is needed to begin.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub helper: Helper,
+    /// A directory for what the sandboxes need, with one owner at a time. Its content is removed at the start.
+    pub state: PathBuf,
+    pub search: Search,
+}
+
+/// What the self-test found. For `doctor` and for receipts.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The best tier that works.
+    pub tier: Option<Tier>,
+    /// Every tier, best first.
+    pub checks: Vec<Check>,
+    pub machine: Machine,
+    /// What the tier in use leaves open.
+    pub gaps: Vec<Gap>,
+    pub toolchains: Vec<Toolchain>,
+    /// Whether memory and processes are limited by a cgroup; else why not. They are watched then.
+    pub cgroup: Result<(), String>,
+}
+
+/// Runs commands confined. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Isolation {
+    shared: Arc<Shared>,
+    checks: Arc<Vec<Check>>,
+    tier: Option<Tier>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    host: plan::Host,
+    machine: Machine,
+    bubblewrap: Option<PathBuf>,
+    cgroup: Result<cgroup::Delegated, String>,
+    helper: Helper,
+    state: PathBuf,
+    scope: Scope,
+    serial: AtomicU64,
+    /// The users of the last tier that are taken, where the daemon is root.
+    users: Mutex<BTreeSet<u32>>,
+}
+
+/// Users for the last tier when the daemon is root: in no range that a distribution or systemd hands out.
+const USERS: std::ops::Range<u32> = 60_800..61_100;
+
+impl Isolation {
+    /// Looks at the machine and tries every tier. Takes some tens of milliseconds. Succeeds also when no tier works.
+    ///
+    /// Errors: `State` if `setup.state` cannot be used.
+    pub async fn begin(setup: Setup, scope: Scope) -> Result<Self, Error> {
+        let Setup { helper, state, search } = setup;
+        let at = |source| Error::State { path: state.clone(), source };
+        match std::fs::remove_dir_all(&state) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
+            _ => {}
+        }
+        std::fs::create_dir_all(&state).map_err(at)?;
+        let state = state.canonicalize().map_err(at)?;
+        let root = rustix::process::geteuid().is_root();
+        // In the last tier a user of its own must be able to reach its directory below, and nothing else is in there to be seen.
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(if root { 0o711 } else { 0o700 });
+        std::fs::set_permissions(&state, mode).map_err(at)?;
+        // Asking the toolchains where they live takes as long as they take to start.
+        let toolchains = tokio::task::spawn_blocking(move || search.find()).await.map_err(|e| at(io::Error::other(e)))?;
+        let shared = Shared {
+            host: plan::Host::look(&state, toolchains).map_err(at)?,
+            machine: Machine { landlock_abi: sys::landlock_abi(), root },
+            bubblewrap: detect::bubblewrap(),
+            cgroup: cgroup::Delegated::find(),
+            helper,
+            state,
+            scope,
+            serial: AtomicU64::new(1),
+            users: Mutex::default(),
+        };
+        let mut isolation = Self { shared: Arc::new(shared), checks: Arc::default(), tier: None };
+        let checks = detect::check_all(&isolation).await?;
+        isolation.tier = checks.iter().find(|check| check.result.is_ok()).map(|check| check.tier);
+        isolation.checks = Arc::new(checks);
+        Ok(isolation)
+    }
+
+    /// The same, held to one tier: for tests, and for those who want the same everywhere. The error says why it cannot be had.
+    pub fn held_to(&self, tier: Tier) -> Result<Self, Unavailable> {
+        match self.checks.iter().find(|check| check.tier == tier) {
+            Some(check) => check.result.clone().map(|()| Self { tier: Some(tier), ..self.clone() }),
+            None => Err(Unavailable { reason: "it was not tried".into(), fix: "begin anew".into() }),
+        }
+    }
+
+    /// What the self-test found.
+    pub fn report(&self) -> Report {
+        let shared = &self.shared;
+        Report {
+            tier: self.tier,
+            checks: self.checks.to_vec(),
+            machine: shared.machine,
+            gaps: self.tier.map(|tier| tier.gaps(&shared.machine)).unwrap_or_default(),
+            toolchains: shared.host.toolchains.clone(),
+            cgroup: shared.cgroup.as_ref().map(drop).map_err(Clone::clone),
+        }
+    }
+
+    /// The tier in use.
+    pub fn tier(&self) -> Option<Tier> {
+        self.tier
+    }
+
+    /// Runs a command to its end. Dropping the future ends the command.
+    pub async fn run(&self, spec: Spec) -> Result<Finished, Error> {
+        self.start(spec).await?.wait().await
+    }
+
+    /// Starts a command. Its output comes in pieces; see [`Running`].
+    ///
+    /// Errors: `NoTier`, `Spec`, `Work`, `ReadOnly`, `State`; what fails later comes out of [`Running::wait`].
+    pub async fn start(&self, spec: Spec) -> Result<Running, Error> {
+        self.start_in(self.tier.ok_or(Error::NoTier)?, spec).await
+    }
+
+    async fn start_in(&self, tier: Tier, mut spec: Spec) -> Result<Running, Error> {
+        spec.check()?;
+        let work = |source| Error::Work { path: spec.work.clone(), source };
+        let real = tokio::fs::canonicalize(&spec.work).await.map_err(work)?;
+        if real.parent().is_none() || !real.join(&spec.directory).is_dir() {
+            return Err(work(io::ErrorKind::NotADirectory.into()));
+        }
+        spec.work = real;
+        for path in &mut spec.read_only {
+            let failed = |source| Error::ReadOnly { path: path.host.clone(), source };
+            path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
+        }
+        let shared = &self.shared;
+        let name = format!("run-{}", shared.serial.fetch_add(1, Ordering::Relaxed));
+        let directory = shared.state.join(&name);
+        tokio::fs::create_dir(&directory).await.map_err(|source| Error::State { path: directory.clone(), source })?;
+        let user = (tier == Tier::Landlock && shared.machine.root).then(|| TakenUser::take(shared)).transpose()?;
+        let mut plan = plan::plan(&spec, tier, &shared.host, &directory, user.as_ref().map(|user| user.uid));
+        plan.bubblewrap.clone_from(&shared.bubblewrap);
+        let group = match &shared.cgroup {
+            Ok(delegated) => Some(
+                delegated.group(&name, &spec.limits).map_err(|source| Error::State { path: name.clone().into(), source })?,
+            ),
+            Err(_) => None,
+        };
+        let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, directory };
+        let (handle, reins, chunks) = run::ends(shared.scope.token());
+        let answer = shared.scope.spawn(format!("sandbox {name}"), async move {
+            let answer = job.run(reins).await;
+            drop(user);
+            answer
+        });
+        Ok(Running::new(handle, chunks, answer))
+    }
+
+    fn machine(&self) -> &Machine {
+        &self.shared.machine
+    }
+
+    fn bubblewrap(&self) -> Option<&Path> {
+        self.shared.bubblewrap.as_deref()
+    }
+
+    fn state(&self) -> &Path {
+        &self.shared.state
+    }
+}
+
+/// A user that one run of the last tier has for itself.
+struct TakenUser {
+    uid: u32,
+    of: Arc<Shared>,
+}
+
+impl TakenUser {
+    fn take(of: &Arc<Shared>) -> Result<Self, Error> {
+        let mut taken = of.users.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = USERS.into_iter().find(|uid| taken.insert(*uid));
+        let of = Arc::clone(of);
+        uid.map(|uid| Self { uid, of }).ok_or_else(|| Error::Spec("too many commands at the same time".into()))
+    }
+}
+
+impl Drop for TakenUser {
+    fn drop(&mut self) {
+        self.of.users.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
+    }
+}

@@ -1,0 +1,260 @@
+//! From what a caller asks for to what the helper does: mounts, variables, paths. One plan serves bubblewrap, our own namespaces
+//! and the last tier, so that they differ in means and not in what a command finds.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::spec::{Limits, Spec};
+use super::tier::Tier;
+use super::toolchains::Toolchain;
+
+/// Our own directory inside.
+pub(super) const OWN: &str = "/.nightcrew";
+/// The work directory inside.
+pub(super) const WORK: &str = "/work";
+/// The user inside, in tiers with a user namespace.
+pub(super) const UID: u32 = 1000;
+/// Version of what the daemon and its helper say to each other. They are one binary, unless it was replaced under a running daemon.
+pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+
+/// One entry of the file system inside, in the order in which they are made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Mount {
+    Tmpfs { at: PathBuf, size_bytes: u64 },
+    Proc,
+    Dev { size_bytes: u64 },
+    Link { at: PathBuf, target: PathBuf },
+    Read { host: PathBuf, at: PathBuf },
+    Write { host: PathBuf, at: PathBuf },
+    /// A file of `/proc` that says too much: it reads as empty.
+    Mask { at: PathBuf },
+    /// A directory of `/proc` that could be written to by the kernel's root.
+    Freeze { at: PathBuf },
+}
+
+/// Everything that the helper needs to know.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Plan {
+    pub build: String,
+    pub tier: Tier,
+    pub mounts: Vec<Mount>,
+    /// What Landlock lets the command read and execute.
+    pub read: Vec<PathBuf>,
+    /// What Landlock lets the command write.
+    pub write: Vec<PathBuf>,
+    pub words: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub work: PathBuf,
+    pub directory: PathBuf,
+    pub limits: Limits,
+    /// The user that the command becomes: in the last tier when the daemon is root.
+    pub user: Option<u32>,
+    /// A private directory for temporary files: in the last tier.
+    pub scratch: Option<PathBuf>,
+    /// Where `bwrap` is.
+    pub bubblewrap: Option<PathBuf>,
+}
+
+/// What of the machine goes into every plan.
+#[derive(Clone, Debug)]
+pub(super) struct Host {
+    pub toolchains: Vec<Toolchain>,
+    /// `passwd`, `group`, `hosts`, `nsswitch.conf`, written by us.
+    pub etc: PathBuf,
+    /// What of `/usr`, `/etc` and the like exists here, with symbolic links told apart.
+    pub system: Vec<Mount>,
+}
+
+/// System paths that are shown read-only where they exist. Public data of a distribution; no directory that may hold a key.
+const SYSTEM: &[&str] = &[
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/nix/store",
+    "/gnu/store",
+    "/etc/alternatives",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/localtime",
+    "/etc/mime.types",
+    "/etc/ssl/certs",
+    "/etc/ssl/openssl.cnf",
+    "/etc/pki/tls/certs",
+    "/etc/pki/ca-trust/extracted",
+    "/etc/ca-certificates",
+    "/etc/magic",
+    "/etc/services",
+    "/etc/protocols",
+];
+
+/// What a program may want to read outside of `/usr` in the last tier. Facts about the machine, nothing about its processes.
+const FACTS: &[&str] = &[
+    "/proc/meminfo",
+    "/proc/cpuinfo",
+    "/proc/stat",
+    "/proc/loadavg",
+    "/proc/uptime",
+    "/proc/version",
+    "/proc/filesystems",
+    "/proc/sys/vm/overcommit_memory",
+    "/proc/sys/kernel/osrelease",
+    "/proc/sys/kernel/pid_max",
+    "/sys/devices/system/cpu",
+    "/sys/kernel/mm/transparent_hugepage",
+];
+
+const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+
+const ETC: &[(&str, &str)] = &[
+    ("passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    ("group", "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n"),
+    ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
+    ("hostname", "sandbox\n"),
+    ("nsswitch.conf", "passwd: files\ngroup: files\nhosts: files\n"),
+    ("resolv.conf", ""),
+];
+
+impl Host {
+    /// Looks at the machine and writes the files of our own `/etc` into `directory`.
+    pub(super) fn look(directory: &Path, toolchains: Vec<Toolchain>) -> std::io::Result<Self> {
+        let etc = directory.join("etc");
+        std::fs::create_dir_all(&etc)?;
+        for (name, content) in ETC {
+            std::fs::write(etc.join(name), content)?;
+        }
+        let mut system = Vec::new();
+        for path in SYSTEM.iter().map(PathBuf::from) {
+            match std::fs::symlink_metadata(&path) {
+                // Only links at the top are kept as links (`/bin` to `usr/bin`): what they lead to is there as well.
+                Ok(found) if found.is_symlink() && path.parent() == Some(Path::new("/")) => {
+                    system.push(Mount::Link { target: std::fs::read_link(&path)?, at: path });
+                }
+                // What lies behind a link is shown by its real path: the link itself may lead through what is not shown.
+                Ok(_) => match path.canonicalize() {
+                    Ok(host) => system.push(Mount::Read { host, at: path }),
+                    Err(_) => {}
+                },
+                Err(_) => {}
+            }
+        }
+        Ok(Self { toolchains, etc, system })
+    }
+}
+
+/// The plan for `spec` under `tier`. `scratch` is a private directory, made for this run, that the last tier writes to.
+pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: Option<u32>) -> Plan {
+    let own = tier.own_file_system();
+    let work = if own { PathBuf::from(WORK) } else { spec.work.clone() };
+    let toolchain_paths = || host.toolchains.iter().flat_map(|found| found.paths.iter().cloned());
+
+    let mut environment = BTreeMap::new();
+    let (home, temporary) = if own { (PathBuf::from("/home/user"), PathBuf::from("/tmp")) } else { (scratch.into(), scratch.into()) };
+    let mut path: Vec<String> = Vec::new();
+    for found in &host.toolchains {
+        environment.extend(found.environment.clone());
+        path.extend(found.search.iter().map(|p| p.display().to_string()));
+    }
+    path.extend(["/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin"].map(str::to_owned));
+    let mut seen = std::collections::BTreeSet::new();
+    path.retain(|entry| seen.insert(entry.clone()));
+    let mut set = |name: &str, value: String| environment.insert(name.to_owned(), value);
+    set("PATH", path.join(":"));
+    set("HOME", home.display().to_string());
+    set("TMPDIR", temporary.display().to_string());
+    set("LANG", "C.UTF-8".into());
+    set("USER", "user".into());
+    set("LOGNAME", "user".into());
+    set("TERM", "dumb".into());
+    set("PWD", work.join(&spec.directory).display().to_string().trim_end_matches('/').to_owned());
+    environment.extend(spec.environment.clone());
+
+    let (mounts, read, write) = if own {
+        // The file system holds nothing that may not be read, so Landlock's part is to say where may be written.
+        let write = ["/work", "/tmp", "/home/user", "/dev"].map(PathBuf::from).to_vec();
+        (mounts(spec, tier, host, toolchain_paths().collect()), vec![PathBuf::from("/")], write)
+    } else {
+        let mut read: Vec<PathBuf> = SYSTEM.iter().chain(FACTS).map(PathBuf::from).collect();
+        read.extend(["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf"].map(PathBuf::from));
+        read.extend(toolchain_paths());
+        read.extend(spec.read_only.iter().map(|path| path.host.clone()));
+        let mut write: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
+        write.extend([work.clone(), scratch.to_owned()]);
+        (Vec::new(), read, write)
+    };
+    Plan {
+        build: BUILD.into(),
+        tier,
+        mounts,
+        read,
+        write,
+        words: spec.words(),
+        environment,
+        directory: work.join(&spec.directory),
+        work,
+        limits: spec.limits.clone(),
+        user: if own { None } else { user },
+        scratch: (!own).then(|| scratch.to_owned()),
+        bubblewrap: None,
+    }
+}
+
+fn mounts(spec: &Spec, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec<Mount> {
+    let size_bytes = spec.limits.scratch_bytes;
+    let mut mounts = vec![Mount::Proc, Mount::Dev { size_bytes }];
+    mounts.extend(["/tmp", "/home/user"].map(|at| Mount::Tmpfs { at: at.into(), size_bytes }));
+    mounts.extend(host.system.iter().cloned());
+    for (name, _) in ETC {
+        mounts.push(Mount::Read { host: host.etc.join(name), at: Path::new("/etc").join(name) });
+    }
+    mounts.extend(toolchains.into_iter().map(|path| Mount::Read { host: path.clone(), at: path }));
+    for path in &spec.read_only {
+        mounts.push(Mount::Read { host: path.host.clone(), at: path.inside.clone() });
+    }
+    mounts.push(Mount::Write { host: spec.work.clone(), at: WORK.into() });
+    mounts.extend(
+        ["kcore", "keys", "kmsg", "timer_list", "sched_debug", "kallsyms", "kpagecount", "kpageflags"]
+            .iter()
+            .map(|name| Path::new("/proc").join(name))
+            .filter(|path| path.exists())
+            .map(|at| Mount::Mask { at }),
+    );
+    if tier == Tier::Namespaces {
+        // Bubblewrap does these itself.
+        mounts.extend(["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(|at| Mount::Freeze { at: at.into() }));
+    }
+    mounts
+}
+
+/// The arguments of `bwrap` for a plan, up to and without the command. `helper` is bound as `init`.
+pub(super) fn bubblewrap_arguments(plan: &Plan, helper: &Path) -> Vec<String> {
+    let mut arguments: Vec<String> = Vec::new();
+    let text = |path: &Path| path.display().to_string();
+    let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
+    let id = UID.to_string();
+    add(&["--unshare-user", "--uid", &id, "--gid", &id, "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-net"]);
+    add(&["--unshare-uts", "--hostname", "sandbox", "--unshare-cgroup-try", "--new-session", "--as-pid-1", "--clearenv"]);
+    for mount in &plan.mounts {
+        match mount {
+            Mount::Tmpfs { at, size_bytes } => add(&["--size", &size_bytes.to_string(), "--tmpfs", &text(at)]),
+            Mount::Proc => add(&["--proc", "/proc"]),
+            Mount::Dev { size_bytes } => {
+                add(&["--dev", "/dev", "--size", &size_bytes.to_string(), "--tmpfs", "/dev/shm"]);
+            }
+            Mount::Link { at, target } => add(&["--symlink", &text(target), &text(at)]),
+            Mount::Read { host, at } => add(&["--ro-bind", &text(host), &text(at)]),
+            Mount::Write { host, at } => add(&["--bind", &text(host), &text(at)]),
+            Mount::Mask { at } => add(&["--ro-bind", "/dev/null", &text(at)]),
+            Mount::Freeze { .. } => {}
+        }
+    }
+    let init = text(&Path::new(OWN).join("init"));
+    add(&["--ro-bind", &text(helper), &init, "--remount-ro", "/", "--chdir", "/", "--", &init]);
+    arguments
+}

@@ -1,0 +1,107 @@
+//! The listed sandbox module: the only file of the crate that may say `unsafe`.
+//!
+//! What stands here has no safe wrapper in the libraries that we use: a file descriptor that arrives by number, marking inherited
+//! descriptors, `unshare`, recursive read-only mounts, raising the loopback interface, and code between `fork` and `exec`. Each
+//! function is safe to call from the helper, which is a fresh process with one thread; its own comment says why. No decision
+//! is taken here.
+
+#![allow(unsafe_code)]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use rustix::thread::UnshareFlags;
+
+/// Standard input as a descriptor of its own, so that nobody else in this process reads it.
+pub fn take_stdin() -> io::Result<OwnedFd> {
+    // SAFETY: duplicating descriptor 0 touches no memory of ours; the number that comes back is new and owned by nobody else.
+    let fd = unsafe { libc::fcntl(0, libc::F_DUPFD_CLOEXEC, 3) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was opened in the line above and is stored nowhere else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Marks every descriptor from 3 upwards to be closed on `exec`: whatever the daemon left open goes no further than the helper.
+pub fn close_others_on_exec() -> io::Result<()> {
+    // SAFETY: sets a flag on descriptors; no memory is involved and none is closed here.
+    let answer = unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// The highest Landlock ABI of the running kernel, 0 where Landlock is not built in or not switched on.
+pub fn landlock_abi() -> i32 {
+    const VERSION: libc::c_uint = 1;
+    // SAFETY: with this flag the call takes no attributes and answers with a number.
+    let answer = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, std::ptr::null::<u8>(), 0_usize, VERSION) };
+    i32::try_from(answer).unwrap_or(0).max(0)
+}
+
+/// Leaves the namespaces of the host.
+pub fn unshare_all() -> io::Result<()> {
+    let all = UnshareFlags::NEWUSER
+        | UnshareFlags::NEWNS
+        | UnshareFlags::NEWPID
+        | UnshareFlags::NEWNET
+        | UnshareFlags::NEWIPC
+        | UnshareFlags::NEWUTS
+        | UnshareFlags::NEWCGROUP;
+    // SAFETY: the call is unsafe for the sake of FILES, which would split the descriptor table under other threads. It is not
+    // among the flags, and the helper has one thread.
+    unsafe { rustix::thread::unshare_unsafe(all) }.map_err(Into::into)
+}
+
+/// Makes the mount at `path`, with everything mounted below it, `nosuid` and `nodev`, and read-only unless `write`.
+///
+/// `mount_setattr` (Linux 5.12) is the one call that does so for a whole tree and keeps the flags that are locked there already.
+pub fn restrict_mount(path: &Path, write: bool, devices: bool) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut set = libc::MOUNT_ATTR_NOSUID;
+    if !write {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    if !devices {
+        set |= libc::MOUNT_ATTR_NODEV;
+    }
+    // SAFETY: an all-zero `mount_attr` is a valid one: it changes nothing.
+    let mut attributes: libc::mount_attr = unsafe { std::mem::zeroed() };
+    attributes.attr_set = set;
+    // SAFETY: both pointers live over the call and the size is that of the structure pointed to.
+    let answer = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            libc::AT_FDCWD,
+            path.as_ptr(),
+            libc::AT_RECURSIVE as libc::c_uint,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Raises `lo` in the network namespace of this process, which has no other interface.
+pub fn raise_loopback() -> io::Result<()> {
+    let socket = rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, None)?;
+    // SAFETY: an all-zero `ifreq` is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which lives over the call.
+    let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has `act` run in the child between `fork` and `exec`.
+pub fn before_exec(command: &mut std::process::Command, act: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
+    // SAFETY: code behind `fork` must not wait for a lock that another thread held at that moment. The helper has one thread,
+    // so there is none, and what `act` does (limits, identity, Landlock, seccomp) is ordinary code of a process with one thread.
+    unsafe { command.pre_exec(act) };
+}

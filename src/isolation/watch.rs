@@ -1,0 +1,194 @@
+//! How much a sandbox uses at a moment: processes, memory, processor time, disk.
+//!
+//! Read from `/proc` and by walking the work directory. It backs the limits that the kernel enforces only with a delegated
+//! cgroup, so what it misses for a tenth of a second is an overshoot and not a hole.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Processor time in `/proc` is counted in hundredths of a second on every architecture that Linux has.
+const TICK: Duration = Duration::from_millis(10);
+
+/// What all processes of the sandbox use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Survey {
+    /// Processes and threads.
+    pub tasks: u64,
+    pub memory_bytes: u64,
+    pub cpu: Duration,
+}
+
+/// One line of `/proc/PID/stat`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stat {
+    parent: i32,
+    cpu_ticks: u64,
+    tasks: u64,
+    resident_pages: u64,
+}
+
+impl Stat {
+    fn parse(text: &str) -> Option<Self> {
+        // The program's name stands in parentheses and may hold anything, so the fields are counted from its end.
+        let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+        let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+        let ticks = (11..15).map(number).sum::<Option<u64>>()?;
+        Some(Self {
+            parent: fields.get(1)?.parse().ok()?,
+            cpu_ticks: ticks,
+            tasks: number(17)?,
+            resident_pages: fields.get(21)?.parse::<i64>().ok()?.max(0).unsigned_abs(),
+        })
+    }
+}
+
+/// Every process that can be seen, by number.
+fn processes() -> BTreeMap<i32, Stat> {
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
+    entries
+        .filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            // A process that ends meanwhile is no process any more.
+            let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
+            Some((pid, Stat::parse(&String::from_utf8_lossy(&text))?))
+        })
+        .collect()
+}
+
+/// The descendants of `root`, without itself.
+fn descendants(of: i32, all: &BTreeMap<i32, Stat>) -> BTreeSet<i32> {
+    let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
+    for (pid, stat) in all {
+        children.entry(stat.parent).or_default().push(*pid);
+    }
+    let (mut found, mut open) = (BTreeSet::new(), vec![of]);
+    while let Some(pid) = open.pop() {
+        open.extend(children.get(&pid).into_iter().flatten().filter(|child| found.insert(**child)));
+    }
+    found
+}
+
+/// Every living descendant of this process. In a namespace of its own that is every process there is.
+pub(super) fn living(supervisor: i32) -> BTreeSet<i32> {
+    descendants(supervisor, &processes())
+}
+
+/// Usage of the descendants of `supervisor`, with what those that ended have used.
+pub(super) fn survey(supervisor: i32) -> Survey {
+    let all = processes();
+    let of_sandbox = descendants(supervisor, &all);
+    let page_bytes = rustix::param::page_size() as u64;
+    // The supervisor's own line holds the time of everything that it has waited for.
+    let own = all.get(&supervisor).map_or(0, |stat| stat.cpu_ticks);
+    let mut survey = Survey { cpu: TICK * u32::try_from(own).unwrap_or(u32::MAX), ..Survey::default() };
+    for stat in of_sandbox.iter().filter_map(|pid| all.get(pid)) {
+        survey.tasks += stat.tasks;
+        survey.memory_bytes += stat.resident_pages * page_bytes;
+        survey.cpu += TICK * u32::try_from(stat.cpu_ticks).unwrap_or(u32::MAX);
+    }
+    survey
+}
+
+/// Memory with shared pages counted once. Slow, so it is asked only when the quick sum is above a limit.
+pub(super) fn exact_memory_bytes(supervisor: i32) -> u64 {
+    let page_bytes = rustix::param::page_size() as u64;
+    let all = processes();
+    let share = |pid: &i32| {
+        let kilobytes = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| {
+            let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+            line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
+        });
+        // What cannot be looked into is counted whole.
+        kilobytes.map_or_else(|| all.get(pid).map_or(0, |stat| stat.resident_pages * page_bytes), |kb| kb * 1024)
+    };
+    descendants(supervisor, &all).iter().map(share).sum()
+}
+
+/// How many processes and threads a user runs on the whole machine.
+pub(super) fn tasks_of_user(uid: u32) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let of_user = |pid: &i32| std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == uid);
+    processes().into_iter().filter(|(pid, _)| of_user(pid)).map(|(_, stat)| stat.tasks).sum()
+}
+
+/// The size of directories on disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DiskUse {
+    pub bytes: u64,
+    /// Something could not be read, so the size is a lower bound.
+    pub incomplete: bool,
+}
+
+/// Adds up what lies below `roots` without following links; stops as soon as it is above `enough`.
+pub(super) fn disk_use(roots: &[PathBuf], enough: u64) -> DiskUse {
+    /// An entry costs the file system something even when it is empty.
+    const LEAST: u64 = 256;
+    let mut used = DiskUse::default();
+    let mut open: Vec<PathBuf> = roots.to_vec();
+    while let Some(directory) = open.pop() {
+        let Some(entries) = read(&directory, &mut used) else { continue };
+        for entry in entries.flatten() {
+            match entry.metadata() {
+                Ok(found) => {
+                    use std::os::unix::fs::MetadataExt;
+                    used.bytes += (found.blocks() * 512).max(LEAST);
+                    if found.is_dir() {
+                        open.push(entry.path());
+                    }
+                }
+                Err(error) => used.incomplete |= error.kind() != std::io::ErrorKind::NotFound,
+            }
+            if used.bytes > enough {
+                return used;
+            }
+        }
+    }
+    used
+}
+
+fn read(directory: &Path, used: &mut DiskUse) -> Option<std::fs::ReadDir> {
+    match std::fs::read_dir(directory) {
+        Ok(entries) => Some(entries),
+        Err(error) => {
+            // Gone, or no directory any more: the command is at work in there.
+            let moved = matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory);
+            used.incomplete |= !moved;
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_cannot_hide_by_its_name() {
+        let text = "42 (a) S 7 (x) R 3 42 42 0 -1 4194560 90 0 0 0 11 12 13 14 20 0 5 0 100 8192 3 184467440737095";
+        let stat = Stat::parse(text).unwrap();
+        assert_eq!(stat, Stat { parent: 3, cpu_ticks: 50, tasks: 5, resident_pages: 3 });
+        assert_eq!(Stat::parse("42 (a"), None);
+    }
+
+    #[test]
+    fn descendants_are_found_at_every_depth() {
+        let stat = |parent| Stat { parent, cpu_ticks: 0, tasks: 1, resident_pages: 0 };
+        let all = BTreeMap::from([(1, stat(0)), (2, stat(1)), (3, stat(2)), (4, stat(3)), (5, stat(1)), (6, stat(9))]);
+        assert_eq!(descendants(2, &all), BTreeSet::from([3, 4]));
+        assert_eq!(descendants(6, &all), BTreeSet::new());
+    }
+
+    #[test]
+    fn disk_use_counts_without_following_links() {
+        let root = tempfile::tempdir().unwrap();
+        let work = root.path().join("work");
+        std::fs::create_dir_all(work.join("deep/er")).unwrap();
+        std::fs::write(root.path().join("large"), vec![1; 1 << 20]).unwrap();
+        std::fs::write(work.join("deep/er/file"), vec![1; 100_000]).unwrap();
+        std::os::unix::fs::symlink(root.path(), work.join("deep/up")).unwrap();
+        let used = disk_use(std::slice::from_ref(&work), u64::MAX);
+        assert!((100_000..1 << 20).contains(&used.bytes) && !used.incomplete, "{used:?}");
+        assert!(disk_use(&[work], 1000).bytes > 1000);
+    }
+}
