@@ -68,7 +68,9 @@ async fn check(isolation: &Isolation, tier: Tier) -> Result<Result<(), Unavailab
                 _ => format!("the self-test ended unexpectedly: {}", finished.stderr.text().trim()),
             },
             fix: match finished.exit {
-                Some(42) => "the state directory must be reachable for the sandbox's user: choose one outside of /root".into(),
+                Some(42) => {
+                    "the state directory must be reachable for the sandbox's user: choose one outside of /root".into()
+                }
                 _ => "please report this, with the output of `doctor`".into(),
             },
         }),
@@ -100,7 +102,10 @@ fn explain(tier: Tier, error: &Error, machine: &Machine) -> Unavailable {
     let says = |path: &str, value: &str| std::fs::read_to_string(path).is_ok_and(|text| text.trim() == value);
     let namespaces = matches!(
         error,
-        Error::Setup { stage: Stage::Bubblewrap | Stage::Namespaces | Stage::UserMap | Stage::Mounts | Stage::Capabilities, .. }
+        Error::Setup {
+            stage: Stage::Bubblewrap | Stage::Namespaces | Stage::UserMap | Stage::Mounts | Stage::Capabilities,
+            ..
+        }
     );
     let about_proc = matches!(error, Error::Setup { stage: Stage::Proc, .. })
         || matches!(error, Error::Setup { stage: Stage::Bubblewrap, message, .. } if message.contains("proc"));
@@ -111,10 +116,13 @@ fn explain(tier: Tier, error: &Error, machine: &Machine) -> Unavailable {
         "`sysctl kernel.unprivileged_userns_clone=1`: user namespaces are kept for root".to_owned()
     } else if namespaces && says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") && !machine.root {
         match tier {
-            Tier::Bubblewrap => "an AppArmor profile that lets bwrap use user namespaces (Ubuntu: install `apparmor-profiles` and \
+            Tier::Bubblewrap => {
+                "an AppArmor profile that lets bwrap use user namespaces (Ubuntu: install `apparmor-profiles` and \
                                  load `bwrap-userns-restrict`)"
+                    .to_owned()
+            }
+            _ => "install bubblewrap and its AppArmor profile: this system keeps user namespaces for profiled programs"
                 .to_owned(),
-            _ => "install bubblewrap and its AppArmor profile: this system keeps user namespaces for profiled programs".to_owned(),
         }
     } else if about_proc {
         "a `/proc` that is not covered: in a systemd unit leave out ProtectKernelTunables=, ProtectKernelLogs= and ProcSubset=, in a \
@@ -138,7 +146,12 @@ mod tests {
 
     #[test]
     fn a_covered_proc_is_explained_by_what_covers_it() {
-        let error = |stage, message: &str| Error::Setup { tier: Tier::Namespaces, stage, message: message.into(), errno: Some(1) };
+        let error = |stage, message: &str| Error::Setup {
+            tier: Tier::Namespaces,
+            stage,
+            message: message.into(),
+            errno: Some(1),
+        };
         let machine = Machine { landlock_abi: 7, root: false };
         let told = explain(Tier::Namespaces, &error(Stage::Proc, "Proc: Operation not permitted"), &machine);
         assert!(told.reason.contains("Operation not permitted"), "{told:?}");

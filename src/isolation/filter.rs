@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use std::io;
 
 use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule, sock_filter,
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    sock_filter,
 };
 
 use super::tier::Tier;
@@ -119,9 +120,22 @@ const REFUSED_ON_THE_HOST: &[i64] = &[
 /// Their arguments lie in memory, where a filter cannot look. As if they did not exist, so that libraries take the older call.
 const UNKNOWN: &[i64] = &[libc::SYS_clone3, libc::SYS_openat2];
 
+/// Memory that belongs to a descriptor and to no process: only a cgroup can count it. Libraries take a file in `/tmp` instead.
+const UNCOUNTED: &[i64] = &[libc::SYS_memfd_create, libc::SYS_memfd_secret];
+
 // The two requests that type into a terminal; their numbers are the same on every architecture that we build for.
 const TIOCSTI: u64 = 0x5412;
 const TIOCLINUX: u64 = 0x541c;
+/// Allowed for the calling process alone, and which argument says whom they are for.
+const OF_ITSELF_ONLY: &[(i64, u8)] = &[
+    (libc::SYS_prlimit64, 0),
+    (libc::SYS_setpriority, 1),
+    (libc::SYS_ioprio_set, 1),
+    (libc::SYS_sched_setscheduler, 0),
+    (libc::SYS_sched_setparam, 0),
+    (libc::SYS_sched_setattr, 0),
+];
+
 const SET_ID_BITS: [u64; 2] = [libc::S_ISUID as u64, libc::S_ISGID as u64];
 const NAMESPACES: [i32; 8] = [
     libc::CLONE_NEWNS,
@@ -137,15 +151,17 @@ const NAMESPACES: [i32; 8] = [
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The programs to install, in this order.
-pub(super) fn programs(tier: Tier) -> io::Result<Vec<BpfProgram>> {
+/// The programs to install, in this order. `counted`: a cgroup limits memory.
+pub(super) fn programs(tier: Tier, counted: bool) -> io::Result<Vec<BpfProgram>> {
     let failed = |error: seccompiler::BackendError| io::Error::other(format!("the system call filter: {error}"));
     let build = || {
         let arch = std::env::consts::ARCH.try_into()?;
         let program = |rules: Rules, code: i32| -> Result<BpfProgram, seccompiler::BackendError> {
-            SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(code.cast_unsigned()), arch)?.try_into()
+            SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(code.cast_unsigned()), arch)?
+                .try_into()
         };
-        let unknown = UNKNOWN.iter().map(|call| (*call, Vec::new())).collect();
+        let uncounted = if counted { &[][..] } else { UNCOUNTED };
+        let unknown = UNKNOWN.iter().chain(uncounted).map(|call| (*call, Vec::new())).collect();
         Ok(vec![with_bounds(program(unknown, libc::ENOSYS)?), program(refused(tier)?, libc::EPERM)?])
     };
     build().map_err(failed)
@@ -175,11 +191,9 @@ fn refused(tier: Tier) -> Result<Rules, seccompiler::BackendError> {
     // Typing into the terminal that the daemon was started from.
     rules.insert(libc::SYS_ioctl, vec![rule([is(1, TIOCSTI)?])?, rule([is(1, TIOCLINUX)?])?]);
     rules.insert(libc::SYS_personality, vec![rule([not(0, 0)?, not(0, 0xffff_ffff)?])?]);
-    // Limits and priorities of others, where a namespace does not hide the others.
-    for (call, argument) in [(libc::SYS_prlimit64, 0), (libc::SYS_setpriority, 1), (libc::SYS_sched_setscheduler, 0)] {
-        if !tier.own_file_system() {
-            rules.insert(call, vec![rule([not(argument, 0)?])?]);
-        }
+    // Limits and priorities of others: the process that watches the command has the same user in its eyes.
+    for (call, argument) in OF_ITSELF_ONLY {
+        rules.insert(*call, vec![rule([not(*argument, 0)?])?]);
     }
 
     // Nothing becomes set-user-id: the file would be so on the host as well, for whoever reaches it there.
@@ -238,7 +252,10 @@ fn refused(tier: Tier) -> Result<Rules, seccompiler::BackendError> {
         let kind = |kind: i32| rule([masked(1, 0xf, u64::from(kind.cast_unsigned()))?]);
         let family = rule([not(0, libc::AF_UNIX as u64)?])?;
         rules.insert(libc::SYS_socketpair, vec![family, kind(libc::SOCK_DGRAM)?, kind(libc::SOCK_RAW)?]);
-        rules.insert(libc::SYS_sendto, vec![rule([SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?])?]);
+        rules.insert(
+            libc::SYS_sendto,
+            vec![rule([SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?])?],
+        );
     }
     Ok(rules)
 }

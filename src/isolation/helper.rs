@@ -102,7 +102,8 @@ fn outer(socket: &OwnedFd) -> Result<(), Failure> {
     let control = || socket.try_clone().map(Stdio::from).map_err(|e| Failure::new(Stage::Protocol, "the socket", e));
     match (plan.tier, &plan.bubblewrap) {
         (Tier::Bubblewrap, Some(bubblewrap)) => {
-            let own = std::env::current_exe().map_err(|e| Failure::new(Stage::Bubblewrap, "the path of nightcrew", e))?;
+            let own =
+                std::env::current_exe().map_err(|e| Failure::new(Stage::Bubblewrap, "the path of nightcrew", e))?;
             let mut command = Command::new(bubblewrap);
             command.args(bubblewrap_arguments(&plan, &own)).args([WORD, "init"]).env_clear().current_dir("/");
             let error = command.stdin(control()?).exec();

@@ -102,8 +102,10 @@ fn hand_over(root: &Path, user: u32) -> io::Result<()> {
 /// Starts the command with everything on it that confines it.
 fn start(plan: &Plan, stdin: Option<OwnedFd>) -> Result<Pid, Failure> {
     let rules = ruleset::prepare(plan).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
-    let programs = filter::programs(plan.tier).map_err(|error| Failure::new(Stage::Seccomp, "preparing it", error))?;
-    let limits = resource_limits(&plan.limits, plan.tier, plan.user);
+    let programs = filter::programs(plan.tier, plan.counted)
+        .map_err(|error| Failure::new(Stage::Seccomp, "preparing it", error))?;
+    let limits = resource_limits(&plan.limits, plan.tier, plan.user)
+        .map_err(|error| Failure::new(Stage::Limits, "counting processes", error))?;
     let (user, alone) = (plan.user, !plan.tier.own_file_system());
     let mut rules = Some(rules);
 
@@ -123,18 +125,25 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>) -> Result<Pid, Failure> {
         }
         let rules = rules.take().ok_or_else(|| failed_at(Stage::Landlock))?;
         ruleset::enforce(rules, alone).map_err(|_| failed_at(Stage::Landlock))?;
-        programs.iter().try_for_each(|program| seccompiler::apply_filter(program).map_err(|_| failed_at(Stage::Seccomp)))
+        programs
+            .iter()
+            .try_for_each(|program| seccompiler::apply_filter(program).map_err(|_| failed_at(Stage::Seccomp)))
     });
     let child = command.spawn().map_err(|error| {
         let stage = STAGE_CODES.iter().find(|(_, code)| error.raw_os_error() == Some(*code));
         match stage {
-            Some((stage, _)) => Failure { stage: *stage, message: "before the command was started".into(), errno: None },
+            Some((stage, _)) => {
+                Failure { stage: *stage, message: "before the command was started".into(), errno: None }
+            }
             None => Failure::new(Stage::Command, program, error),
         }
     })?;
     // It is waited for together with every other child, by number.
-    Pid::from_raw(child.id().cast_signed())
-        .ok_or_else(|| Failure { stage: Stage::Command, message: "it has no process number".into(), errno: None })
+    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| Failure {
+        stage: Stage::Command,
+        message: "it has no process number".into(),
+        errno: None,
+    })
 }
 
 fn failed_at(stage: Stage) -> io::Error {
@@ -149,11 +158,11 @@ fn become_user(user: u32) -> rustix::io::Result<()> {
     rustix::thread::set_thread_res_uid(uid, uid, uid)
 }
 
-fn resource_limits(limits: &Limits, tier: Tier, user: Option<u32>) -> Vec<(Resource, u64)> {
+fn resource_limits(limits: &Limits, tier: Tier, user: Option<u32>) -> io::Result<Vec<(Resource, u64)>> {
     // Counted per user and namespace of users; in the last tier without a user of its own the others count as well.
     let shared = tier == Tier::Landlock && user.is_none();
-    let others = if shared { watch::tasks_of_user(rustix::process::geteuid().as_raw()) } else { 0 };
-    vec![
+    let others = if shared { watch::tasks_of_user(rustix::process::geteuid().as_raw())? } else { 0 };
+    Ok(vec![
         // A limit of 1 keeps also the kernel's pipe to a program of the host, which 0 does not. See core(5).
         (Resource::Core, 1),
         // The sum is watched; this ends one process that the watching would be late for.
@@ -164,7 +173,7 @@ fn resource_limits(limits: &Limits, tier: Tier, user: Option<u32>) -> Vec<(Resou
         (Resource::Fsize, limits.file_bytes),
         (Resource::Nofile, limits.open_files),
         (Resource::Msgqueue, 1 << 20),
-    ]
+    ])
 }
 
 fn lower(resource: Resource, most: u64) -> rustix::io::Result<()> {
@@ -224,13 +233,13 @@ impl<'a> Watched<'a> {
             }
             self.reap()?;
             if self.status.is_none() && self.stopped.is_none() {
-                self.look();
+                self.look()?;
             }
         }
         // A last look at what the limits are about, for a command that was quicker than they.
-        self.look_at_usage();
+        self.look_at_usage()?;
         if Instant::now() > self.look_at_disk && self.stopped.is_none() {
-            self.look_at_disk();
+            self.look_at_disk()?;
         }
         Ok(())
     }
@@ -274,25 +283,28 @@ impl<'a> Watched<'a> {
         Ok(())
     }
 
-    fn look(&mut self) {
+    fn look(&mut self) -> io::Result<()> {
         let now = Instant::now();
         if now >= self.deadline {
             self.stopped = Some(Stopped::Wall);
         } else if now >= self.look_at {
-            self.look_at_usage();
+            self.look_at_usage()?;
             self.look_at = next(now, LOOK);
         } else if now >= self.look_at_disk {
-            self.look_at_disk();
+            self.look_at_disk()?;
             self.look_at_disk = next(now, LOOK_AT_DISK);
         }
+        Ok(())
     }
 
-    fn look_at_usage(&mut self) {
+    fn look_at_usage(&mut self) -> io::Result<()> {
         let limits = &self.plan.limits;
-        let mut seen = watch::survey(self.supervisor);
-        if seen.memory_bytes > limits.memory_bytes {
-            seen.memory_bytes = watch::exact_memory_bytes(self.supervisor);
+        let mut seen = watch::survey(self.supervisor)?;
+        let unowned = if self.plan.tier.own_file_system() { watch::unowned_memory_bytes()? } else { 0 };
+        if seen.memory_bytes + unowned > limits.memory_bytes {
+            seen.memory_bytes = watch::exact_memory_bytes(self.supervisor)?;
         }
+        seen.memory_bytes += unowned;
         self.last = seen;
         self.peak.memory_bytes = self.peak.memory_bytes.max(seen.memory_bytes);
         self.peak.tasks = self.peak.tasks.max(seen.tasks);
@@ -304,17 +316,20 @@ impl<'a> Watched<'a> {
         if self.stopped.is_none() {
             self.stopped = over.into_iter().find_map(|(over, limit)| over.then_some(limit));
         }
+        Ok(())
     }
 
-    fn look_at_disk(&mut self) {
+    fn look_at_disk(&mut self) -> io::Result<()> {
         let most = self.plan.limits.disk_bytes;
         let mut roots = vec![self.plan.work.clone()];
         roots.extend(self.plan.scratch.clone());
-        let used = watch::disk_use(&roots, most);
+        let mut used = watch::disk_use(&roots, most);
+        used.add(watch::deleted_disk_use(self.supervisor, &roots)?);
         self.unreadable = if used.incomplete { self.unreadable + 1 } else { 0 };
         if used.bytes > most || self.unreadable >= UNREADABLE_LOOKS {
             self.stopped = Some(Stopped::Disk);
         }
+        Ok(())
     }
 
     fn word(&self) -> Word {
@@ -346,7 +361,7 @@ fn next(began: Instant, every: Duration) -> Instant {
 fn sweep(supervisor: i32) -> io::Result<()> {
     let give_up = Instant::now() + SWEEP;
     loop {
-        for pid in watch::living(supervisor).into_iter().filter_map(Pid::from_raw) {
+        for pid in watch::living(supervisor)?.into_iter().filter_map(Pid::from_raw) {
             match rustix::process::kill_process(pid, Signal::KILL) {
                 Ok(()) | Err(rustix::io::Errno::SRCH) => {}
                 Err(error) => return Err(error.into()),

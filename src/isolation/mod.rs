@@ -109,6 +109,7 @@ pub struct Report {
     pub machine: Machine,
     /// What the tier in use leaves open.
     pub gaps: Vec<Gap>,
+    /// Those that commands can use.
     pub toolchains: Vec<Toolchain>,
     /// Whether memory and processes are limited by a cgroup; else why not. They are watched then.
     pub cgroup: Result<(), String>,
@@ -157,7 +158,8 @@ impl Isolation {
         let mode = std::os::unix::fs::PermissionsExt::from_mode(if root { 0o711 } else { 0o700 });
         std::fs::set_permissions(&state, mode).map_err(at)?;
         // Asking the toolchains where they live takes as long as they take to start.
-        let toolchains = tokio::task::spawn_blocking(move || search.find()).await.map_err(|e| at(io::Error::other(e)))?;
+        let toolchains =
+            tokio::task::spawn_blocking(move || search.find()).await.map_err(|e| at(io::Error::other(e)))?;
         let shared = Shared {
             host: plan::Host::look(&state, toolchains).map_err(at)?,
             machine: Machine { landlock_abi: sys::landlock_abi(), root },
@@ -187,12 +189,13 @@ impl Isolation {
     /// What the self-test found.
     pub fn report(&self) -> Report {
         let shared = &self.shared;
+        let of_its_own = (self.tier == Some(Tier::Landlock) && shared.machine.root).then_some(USERS.start);
         Report {
             tier: self.tier,
             checks: self.checks.to_vec(),
             machine: shared.machine,
             gaps: self.tier.map(|tier| tier.gaps(&shared.machine)).unwrap_or_default(),
-            toolchains: shared.host.toolchains.clone(),
+            toolchains: plan::usable(&shared.host.toolchains, of_its_own).into_iter().cloned().collect(),
             cgroup: shared.cgroup.as_ref().map(drop).map_err(Clone::clone),
         }
     }
@@ -235,10 +238,13 @@ impl Isolation {
         plan.bubblewrap.clone_from(&shared.bubblewrap);
         let group = match &shared.cgroup {
             Ok(delegated) => Some(
-                delegated.group(&name, &spec.limits).map_err(|source| Error::State { path: name.clone().into(), source })?,
+                delegated
+                    .group(&name, &spec.limits)
+                    .map_err(|source| Error::State { path: name.clone().into(), source })?,
             ),
             Err(_) => None,
         };
+        plan.counted = group.is_some();
         let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, directory };
         let (handle, reins, chunks) = run::ends(shared.scope.token());
         let answer = shared.scope.spawn(format!("sandbox {name}"), async move {

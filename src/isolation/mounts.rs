@@ -95,7 +95,9 @@ fn devices(size_bytes: u64) -> io::Result<()> {
     for name in DEVICES {
         bind(&outside(&Path::new("/dev").join(name)), &dev.join(name), true, true)?;
     }
-    for (name, target) in [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")] {
+    for (name, target) in
+        [("fd", "/proc/self/fd"), ("stdin", "fd/0"), ("stdout", "fd/1"), ("stderr", "fd/2"), ("ptmx", "pts/ptmx")]
+    {
         std::os::unix::fs::symlink(target, dev.join(name))?;
     }
     std::fs::create_dir(dev.join("shm"))?;

@@ -22,16 +22,34 @@ pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
 /// One entry of the file system inside, in the order in which they are made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Mount {
-    Tmpfs { at: PathBuf, size_bytes: u64 },
+    Tmpfs {
+        at: PathBuf,
+        size_bytes: u64,
+    },
     Proc,
-    Dev { size_bytes: u64 },
-    Link { at: PathBuf, target: PathBuf },
-    Read { host: PathBuf, at: PathBuf },
-    Write { host: PathBuf, at: PathBuf },
+    Dev {
+        size_bytes: u64,
+    },
+    Link {
+        at: PathBuf,
+        target: PathBuf,
+    },
+    Read {
+        host: PathBuf,
+        at: PathBuf,
+    },
+    Write {
+        host: PathBuf,
+        at: PathBuf,
+    },
     /// A file of `/proc` that says too much: it reads as empty.
-    Mask { at: PathBuf },
+    Mask {
+        at: PathBuf,
+    },
     /// A directory of `/proc` that could be written to by the kernel's root.
-    Freeze { at: PathBuf },
+    Freeze {
+        at: PathBuf,
+    },
 }
 
 /// Everything that the helper needs to know.
@@ -53,6 +71,8 @@ pub(super) struct Plan {
     pub user: Option<u32>,
     /// A private directory for temporary files: in the last tier.
     pub scratch: Option<PathBuf>,
+    /// Whether a cgroup limits memory and processes.
+    pub counted: bool,
     /// Where `bwrap` is.
     pub bubblewrap: Option<PathBuf>,
 }
@@ -113,7 +133,10 @@ const FACTS: &[&str] = &[
 const DEVICES: &[&str] = &["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
 
 const ETC: &[(&str, &str)] = &[
-    ("passwd", "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    (
+        "passwd",
+        "root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/home/user:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n",
+    ),
     ("group", "root:x:0:\nuser:x:1000:\nnogroup:x:65534:\n"),
     ("hosts", "127.0.0.1 localhost sandbox\n::1 localhost\n"),
     ("hostname", "sandbox\n"),
@@ -137,10 +160,11 @@ impl Host {
                     system.push(Mount::Link { target: std::fs::read_link(&path)?, at: path });
                 }
                 // What lies behind a link is shown by its real path: the link itself may lead through what is not shown.
-                Ok(_) => match path.canonicalize() {
-                    Ok(host) => system.push(Mount::Read { host, at: path }),
-                    Err(_) => {}
-                },
+                Ok(_) => {
+                    if let Ok(host) = path.canonicalize() {
+                        system.push(Mount::Read { host, at: path });
+                    }
+                }
                 Err(_) => {}
             }
         }
@@ -148,16 +172,26 @@ impl Host {
     }
 }
 
+/// The toolchains that `user` can get at: a user of its own cannot enter somebody's home, wherever Landlock would let it.
+pub(super) fn usable(toolchains: &[Toolchain], user: Option<u32>) -> Vec<&Toolchain> {
+    use std::os::unix::fs::PermissionsExt;
+    let enters = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
+    let reaches = |path: &PathBuf| path.ancestors().skip(1).all(enters);
+    toolchains.iter().filter(|found| user.is_none() || found.paths.iter().all(reaches)).collect()
+}
+
 /// The plan for `spec` under `tier`. `scratch` is a private directory, made for this run, that the last tier writes to.
 pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: Option<u32>) -> Plan {
     let own = tier.own_file_system();
     let work = if own { PathBuf::from(WORK) } else { spec.work.clone() };
-    let toolchain_paths = || host.toolchains.iter().flat_map(|found| found.paths.iter().cloned());
+    let toolchains = usable(&host.toolchains, user);
+    let toolchain_paths = || toolchains.iter().flat_map(|found| found.paths.iter().cloned());
 
     let mut environment = BTreeMap::new();
-    let (home, temporary) = if own { (PathBuf::from("/home/user"), PathBuf::from("/tmp")) } else { (scratch.into(), scratch.into()) };
+    let (home, temporary) =
+        if own { (PathBuf::from("/home/user"), PathBuf::from("/tmp")) } else { (scratch.into(), scratch.into()) };
     let mut path: Vec<String> = Vec::new();
-    for found in &host.toolchains {
+    for found in &toolchains {
         environment.extend(found.environment.clone());
         path.extend(found.search.iter().map(|p| p.display().to_string()));
     }
@@ -201,6 +235,7 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         limits: spec.limits.clone(),
         user: if own { None } else { user },
         scratch: (!own).then(|| scratch.to_owned()),
+        counted: false,
         bubblewrap: None,
     }
 }
@@ -227,7 +262,9 @@ fn mounts(spec: &Spec, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec
     );
     if tier == Tier::Namespaces {
         // Bubblewrap does these itself.
-        mounts.extend(["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(|at| Mount::Freeze { at: at.into() }));
+        mounts.extend(
+            ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus"].map(|at| Mount::Freeze { at: at.into() }),
+        );
     }
     mounts
 }
@@ -238,8 +275,26 @@ pub(super) fn bubblewrap_arguments(plan: &Plan, helper: &Path) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
     let id = UID.to_string();
-    add(&["--unshare-user", "--uid", &id, "--gid", &id, "--disable-userns", "--unshare-ipc", "--unshare-pid", "--unshare-net"]);
-    add(&["--unshare-uts", "--hostname", "sandbox", "--unshare-cgroup-try", "--new-session", "--as-pid-1", "--clearenv"]);
+    add(&[
+        "--unshare-user",
+        "--uid",
+        &id,
+        "--gid",
+        &id,
+        "--disable-userns",
+        "--unshare-ipc",
+        "--unshare-pid",
+        "--unshare-net",
+    ]);
+    add(&[
+        "--unshare-uts",
+        "--hostname",
+        "sandbox",
+        "--unshare-cgroup-try",
+        "--new-session",
+        "--as-pid-1",
+        "--clearenv",
+    ]);
     for mount in &plan.mounts {
         match mount {
             Mount::Tmpfs { at, size_bytes } => add(&["--size", &size_bytes.to_string(), "--tmpfs", &text(at)]),

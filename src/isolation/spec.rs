@@ -106,7 +106,8 @@ impl Spec {
             if !path.host.is_absolute() || !plain(&path.inside) {
                 return refuse(format!("`{}` is not an absolute path without `..`", path.inside.display()));
             }
-            if let Some(own) = RESERVED.iter().find(|own| path.inside.starts_with(own) || Path::new(own).starts_with(&path.inside))
+            if let Some(own) =
+                RESERVED.iter().find(|own| path.inside.starts_with(own) || Path::new(own).starts_with(&path.inside))
             {
                 return refuse(format!("`{}` would cover `{own}`", path.inside.display()));
             }
@@ -116,7 +117,8 @@ impl Spec {
 }
 
 /// Where nothing of the caller's may be mounted: it would land in the work directory, or cover what confines.
-const RESERVED: &[&str] = &["/work", "/proc", "/dev", "/sys", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", super::plan::OWN];
+const RESERVED: &[&str] =
+    &["/work", "/proc", "/dev", "/sys", "/etc", "/usr", "/bin", "/sbin", "/lib", "/lib64", super::plan::OWN];
 
 fn plain(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| matches!(part, Component::Normal(_) | Component::RootDir))

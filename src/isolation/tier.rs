@@ -101,7 +101,9 @@ impl Gap {
     /// One line for people.
     pub fn summary(self) -> &'static str {
         match self {
-            Self::HostNames => "names, sizes and times of host files can be seen (not their content, not directory listings)",
+            Self::HostNames => {
+                "names, sizes and times of host files can be seen (not their content, not directory listings)"
+            }
             Self::HostIdentity => "the host's name, mounts and process numbers can be seen",
             Self::OwnedMetadata => "mode and times of files that the daemon's user owns can be changed",
             Self::Signals => "processes of the daemon's user can be sent signals",

@@ -59,8 +59,10 @@ impl Search {
 
     fn rust(&self) -> Option<Toolchain> {
         let cargo = self.which("cargo")?;
-        let under_home = |set: &Option<PathBuf>, name| set.clone().or_else(|| self.home.as_ref().map(|home| home.join(name)));
-        let (cargo_home, rustup_home) = (under_home(&self.cargo_home, ".cargo"), under_home(&self.rustup_home, ".rustup"));
+        let under_home =
+            |set: &Option<PathBuf>, name| set.clone().or_else(|| self.home.as_ref().map(|home| home.join(name)));
+        let (cargo_home, rustup_home) =
+            (under_home(&self.cargo_home, ".cargo"), under_home(&self.rustup_home, ".rustup"));
         let mut found = Toolchain { name: "rust", paths: vec![], search: vec![], environment: BTreeMap::new() };
         if let Some(home) = cargo_home.filter(|home| home.is_dir()) {
             for part in ["bin", "registry", "git"] {
@@ -149,21 +151,29 @@ impl Search {
     fn too_much(&self, path: &Path) -> bool {
         let inside_forbidden = self.forbidden.iter().any(|forbidden| path.starts_with(forbidden));
         let covers = self.forbidden.iter().chain(&self.home).any(|kept| kept.starts_with(path));
-        inside_forbidden || covers || path.components().count() < 3 || path.starts_with("/proc") || path.starts_with("/etc")
+        inside_forbidden
+            || covers
+            || path.components().count() < 3
+            || path.starts_with("/proc")
+            || path.starts_with("/etc")
     }
 
     fn which(&self, name: &str) -> Option<PathBuf> {
         use std::os::unix::fs::PermissionsExt;
-        self.path.split(':').map(Path::new).filter(|directory| directory.is_absolute()).map(|d| d.join(name)).find(|path| {
-            std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
-        })
+        self.path.split(':').map(Path::new).filter(|directory| directory.is_absolute()).map(|d| d.join(name)).find(
+            |path| {
+                std::fs::metadata(path).is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+            },
+        )
     }
 
     /// The one line that a toolchain of the host answers.
     fn ask(&self, program: &Path, arguments: &[&str]) -> Option<String> {
         let mut command = Command::new(program);
         command.args(arguments).env_clear().env("PATH", &self.path).current_dir("/");
-        for (name, value) in [("HOME", &self.home), ("CARGO_HOME", &self.cargo_home), ("RUSTUP_HOME", &self.rustup_home)] {
+        for (name, value) in
+            [("HOME", &self.home), ("CARGO_HOME", &self.cargo_home), ("RUSTUP_HOME", &self.rustup_home)]
+        {
             if let Some(value) = value {
                 command.env(name, value);
             }
@@ -202,7 +212,9 @@ mod tests {
         let shown = [".cargo/bin", ".cargo/registry", ".rustup/toolchains"].map(|part| home.join(part));
         assert_eq!((rust.name, &rust.paths[..], &rust.search[..]), ("rust", &shown[..], &shown[..1]));
 
-        assert!(search.too_much(&home) && search.too_much(home.parent().unwrap()) && search.too_much(Path::new("/opt")));
+        assert!(
+            search.too_much(&home) && search.too_much(home.parent().unwrap()) && search.too_much(Path::new("/opt"))
+        );
         let forbidden = Search { forbidden: vec![home.join("state")], ..search };
         assert!(forbidden.too_much(&home.join("state/x")) && !forbidden.too_much(&home.join("tools")));
     }

@@ -1,9 +1,11 @@
 //! How much a sandbox uses at a moment: processes, memory, processor time, disk.
 //!
 //! Read from `/proc` and by walking the work directory. It backs the limits that the kernel enforces only with a delegated
-//! cgroup, so what it misses for a tenth of a second is an overshoot and not a hole.
+//! cgroup, so what it misses for a tenth of a second is an overshoot and not a hole. Memory and disk that belong to nothing with a
+//! name (segments, deleted files) are looked for as well. An error means that nothing can be said, and the run then ends.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,16 +46,16 @@ impl Stat {
 }
 
 /// Every process that can be seen, by number.
-fn processes() -> BTreeMap<i32, Stat> {
-    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeMap::new() };
-    entries
+fn processes() -> io::Result<BTreeMap<i32, Stat>> {
+    let found = std::fs::read_dir("/proc")?
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             // A process that ends meanwhile is no process any more.
             let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
             Some((pid, Stat::parse(&String::from_utf8_lossy(&text))?))
         })
-        .collect()
+        .collect();
+    Ok(found)
 }
 
 /// The descendants of `root`, without itself.
@@ -70,13 +72,13 @@ fn descendants(of: i32, all: &BTreeMap<i32, Stat>) -> BTreeSet<i32> {
 }
 
 /// Every living descendant of this process. In a namespace of its own that is every process there is.
-pub(super) fn living(supervisor: i32) -> BTreeSet<i32> {
-    descendants(supervisor, &processes())
+pub(super) fn living(supervisor: i32) -> io::Result<BTreeSet<i32>> {
+    Ok(descendants(supervisor, &processes()?))
 }
 
 /// Usage of the descendants of `supervisor`, with what those that ended have used.
-pub(super) fn survey(supervisor: i32) -> Survey {
-    let all = processes();
+pub(super) fn survey(supervisor: i32) -> io::Result<Survey> {
+    let all = processes()?;
     let of_sandbox = descendants(supervisor, &all);
     let page_bytes = rustix::param::page_size() as u64;
     // The supervisor's own line holds the time of everything that it has waited for.
@@ -87,13 +89,13 @@ pub(super) fn survey(supervisor: i32) -> Survey {
         survey.memory_bytes += stat.resident_pages * page_bytes;
         survey.cpu += TICK * u32::try_from(stat.cpu_ticks).unwrap_or(u32::MAX);
     }
-    survey
+    Ok(survey)
 }
 
 /// Memory with shared pages counted once. Slow, so it is asked only when the quick sum is above a limit.
-pub(super) fn exact_memory_bytes(supervisor: i32) -> u64 {
+pub(super) fn exact_memory_bytes(supervisor: i32) -> io::Result<u64> {
     let page_bytes = rustix::param::page_size() as u64;
-    let all = processes();
+    let all = processes()?;
     let share = |pid: &i32| {
         let kilobytes = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| {
             let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
@@ -102,14 +104,30 @@ pub(super) fn exact_memory_bytes(supervisor: i32) -> u64 {
         // What cannot be looked into is counted whole.
         kilobytes.map_or_else(|| all.get(pid).map_or(0, |stat| stat.resident_pages * page_bytes), |kb| kb * 1024)
     };
-    descendants(supervisor, &all).iter().map(share).sum()
+    Ok(descendants(supervisor, &all).iter().map(share).sum())
+}
+
+/// Memory that no process need hold: what lies in the temporary file systems, and System V segments. Only in a namespace of one's own.
+pub(super) fn unowned_memory_bytes() -> io::Result<u64> {
+    /// What the kernel keeps for a file, beside its content.
+    const INODE: u64 = 1024;
+    let mut bytes = 0;
+    for place in ["/tmp", "/home/user", "/dev/shm"] {
+        let found = rustix::fs::statvfs(place)?;
+        bytes += found.f_blocks.saturating_sub(found.f_bfree) * found.f_frsize;
+        bytes += found.f_files.saturating_sub(found.f_ffree) * INODE;
+    }
+    // A kernel without System V memory has no such file.
+    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let resident = |line: &str| line.split_ascii_whitespace().nth(14)?.parse::<u64>().ok();
+    Ok(bytes + segments.lines().skip(1).filter_map(resident).sum::<u64>())
 }
 
 /// How many processes and threads a user runs on the whole machine.
-pub(super) fn tasks_of_user(uid: u32) -> u64 {
+pub(super) fn tasks_of_user(uid: u32) -> io::Result<u64> {
     use std::os::unix::fs::MetadataExt;
     let of_user = |pid: &i32| std::fs::metadata(format!("/proc/{pid}")).is_ok_and(|found| found.uid() == uid);
-    processes().into_iter().filter(|(pid, _)| of_user(pid)).map(|(_, stat)| stat.tasks).sum()
+    Ok(processes()?.into_iter().filter(|(pid, _)| of_user(pid)).map(|(_, stat)| stat.tasks).sum())
 }
 
 /// The size of directories on disk.
@@ -118,6 +136,57 @@ pub(super) struct DiskUse {
     pub bytes: u64,
     /// Something could not be read, so the size is a lower bound.
     pub incomplete: bool,
+}
+
+impl DiskUse {
+    pub(super) fn add(&mut self, other: Self) {
+        self.bytes += other.bytes;
+        self.incomplete |= other.incomplete;
+    }
+}
+
+/// What files below `roots` take that are deleted and still in use, which no walk finds.
+pub(super) fn deleted_disk_use(supervisor: i32, roots: &[PathBuf]) -> io::Result<DiskUse> {
+    use std::os::unix::fs::MetadataExt;
+    let mut used = DiskUse::default();
+    let mut seen = BTreeSet::new();
+    let deleted = |target: &str| {
+        target.strip_suffix(" (deleted)").is_some_and(|path| roots.iter().any(|root| Path::new(path).starts_with(root)))
+    };
+    for pid in living(supervisor)? {
+        // A process that has ended holds nothing; one that does not let itself be looked into hides something.
+        let hides = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+        match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+            Ok(entries) => {
+                for entry in entries.flatten() {
+                    let target = std::fs::read_link(entry.path());
+                    used.incomplete |= target.as_ref().is_err_and(hides);
+                    if target.is_ok_and(|target| deleted(&target.to_string_lossy()))
+                        && let Ok(found) = std::fs::metadata(entry.path())
+                        && seen.insert(found.ino())
+                    {
+                        used.bytes += found.blocks() * 512;
+                    }
+                }
+            }
+            Err(error) => used.incomplete |= hides(&error),
+        }
+        // Mapped, and the descriptor closed: address, mode, offset, device, inode, path.
+        let maps = std::fs::read(format!("/proc/{pid}/maps")).unwrap_or_default();
+        for line in String::from_utf8_lossy(&maps).lines().filter(|line| line.ends_with(" (deleted)")) {
+            let mut fields = line.splitn(6, ' ');
+            let range = fields.next().and_then(|range| range.split_once('-'));
+            let (inode, path) = (fields.nth(3), fields.next());
+            if let (Some((from, to)), Some(Ok(inode)), Some(path)) = (range, inode.map(str::parse), path)
+                && deleted(path.trim_start())
+                && seen.insert(inode)
+            {
+                let address = |text| u64::from_str_radix(text, 16).unwrap_or(0);
+                used.bytes += address(to).saturating_sub(address(from));
+            }
+        }
+    }
+    Ok(used)
 }
 
 /// Adds up what lies below `roots` without following links; stops as soon as it is above `enough`.

@@ -36,13 +36,17 @@ const fn known(name: &'static str, gap: Gap, run: fn() -> Verdict) -> Probe {
 
 /// Ways out.
 pub const ALL: &[Probe] = &[
-    probe("tcp_to_the_internet", || net(TcpStream::connect_timeout(&"1.1.1.1:80".parse().unwrap(), Duration::from_secs(3)))),
+    probe("tcp_to_the_internet", || {
+        net(TcpStream::connect_timeout(&"1.1.1.1:80".parse().unwrap(), Duration::from_secs(3)))
+    }),
     probe("tcp_to_the_host", || net(TcpStream::connect_timeout(&fact("TCP").parse().unwrap(), Duration::from_secs(3)))),
     probe("tcp_to_the_host_by_its_other_names", other_names_of_the_host),
     probe("udp_to_the_internet", || net(udp("8.8.8.8:53"))),
     probe("udp_to_the_host", udp_to_the_host),
     probe("dns", dns),
-    probe("metadata_service", || net(TcpStream::connect_timeout(&"169.254.169.254:80".parse().unwrap(), Duration::from_secs(3)))),
+    probe("metadata_service", || {
+        net(TcpStream::connect_timeout(&"169.254.169.254:80".parse().unwrap(), Duration::from_secs(3)))
+    }),
     probe("unix_socket", || net(UnixStream::connect(fact("UNIX")))),
     probe("unix_socket_abstract", abstract_socket),
     probe("unix_datagram", || net(UnixDatagram::unbound().and_then(|socket| socket.send_to(b"x", fact("DATAGRAM"))))),
@@ -62,13 +66,18 @@ pub const ALL: &[Probe] = &[
     probe("host_file_by_symlink", || linked("link", |to, at| std::os::unix::fs::symlink(to, at))),
     probe("host_file_by_hard_link", || linked("hard", |to, at| std::fs::hard_link(to, at))),
     probe("host_file_by_dots", || {
-        any(&[read(&format!("../../../../../../../..{}", fact("SECRET"))), read(&format!("/proc/self/root{}", fact("SECRET")))])
+        any(&[
+            read(&format!("../../../../../../../..{}", fact("SECRET"))),
+            read(&format!("/proc/self/root{}", fact("SECRET"))),
+        ])
     }),
     probe("host_file_by_another_process", || {
         any(&["1", &fact("HOST_PID"), &unsafe { libc::getppid() }.to_string()]
             .map(|pid| read(&format!("/proc/{pid}/root{}", fact("SECRET")))))
     }),
-    probe("host_file_truncated", || io_result("truncate", unsafe { libc::truncate(c(&fact("SECRET")).as_ptr(), 0) }.into())),
+    probe("host_file_truncated", || {
+        io_result("truncate", unsafe { libc::truncate(c(&fact("SECRET")).as_ptr(), 0) }.into())
+    }),
     probe("other_workspace", || {
         any(&[
             read(&format!("{}/file", fact("OTHER"))),
@@ -81,7 +90,14 @@ pub const ALL: &[Probe] = &[
     probe("state_directory", || open("list", std::fs::read_dir(fact("STATE")).map(drop))),
     probe("homes", homes),
     probe("private_system_files", || {
-        any(&["/etc/shadow", "/etc/sudoers", "/etc/ssh/ssh_host_ed25519_key", "/var/log/dpkg.log", "/var/lib/dpkg/status"].map(read))
+        any(&[
+            "/etc/shadow",
+            "/etc/sudoers",
+            "/etc/ssh/ssh_host_ed25519_key",
+            "/var/log/dpkg.log",
+            "/var/lib/dpkg/status",
+        ]
+        .map(read))
     }),
     probe("writing_to_the_system", writing_to_the_system),
     probe("host_processes", host_processes),
@@ -106,8 +122,20 @@ pub const ALL: &[Probe] = &[
     known("signals_to_the_supervisor", Gap::Signals, || signals(unsafe { libc::getppid() })),
     probe("limits_of_others", || {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-        let get = |pid| unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) };
-        call("prlimit", [host_pid(), unsafe { libc::getppid() }].map(get).into_iter().max().unwrap().into())
+        let mut get = |pid| {
+            call("prlimit", unsafe { libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &raw mut limit) }.into())
+        };
+        let parent = unsafe { libc::getppid() };
+        any(&[
+            get(host_pid()),
+            get(parent),
+            call("setpriority", unsafe { libc::setpriority(libc::PRIO_PROCESS, parent.cast_unsigned(), 19) }.into()),
+            call(
+                "sched",
+                unsafe { libc::sched_setscheduler(parent, libc::SCHED_IDLE, &libc::sched_param { sched_priority: 0 }) }
+                    .into(),
+            ),
+        ])
     }),
     probe("becoming_root", || {
         any(&[
@@ -136,7 +164,11 @@ pub const ALL: &[Probe] = &[
             Ok(file) => call("setns", unsafe { libc::setns(file.as_raw_fd(), 0) }.into()),
             Err(error) => Err(error.to_string()),
         };
-        any(&[enter("/proc/1/ns/mnt".into()), enter(format!("/proc/{}/ns/net", host_pid())), enter("/proc/self/ns/user".into())])
+        any(&[
+            enter("/proc/1/ns/mnt".into()),
+            enter(format!("/proc/{}/ns/net", host_pid())),
+            enter("/proc/self/ns/user".into()),
+        ])
     }),
     probe("mount", mounting),
     probe("new_mount_calls", || {
@@ -161,12 +193,19 @@ pub const ALL: &[Probe] = &[
         any(&[node("mem", libc::S_IFCHR, 1, 1), node("disk", libc::S_IFBLK, 254, 0), node("null", libc::S_IFCHR, 1, 3)])
     }),
     probe("devices", || {
-        let names = ["mem", "kmem", "port", "kmsg", "vda", "sda", "nvme0n1", "kvm", "fuse", "net/tun", "vsock", "tty1", "console", "uinput"];
+        let names = [
+            "mem", "kmem", "port", "kmsg", "vda", "sda", "nvme0n1", "kvm", "fuse", "net/tun", "vsock", "tty1",
+            "console", "uinput",
+        ];
         any(&names.map(|name| open(name, std::fs::File::open(format!("/dev/{name}")).map(drop))))
     }),
     probe("keys_of_the_kernel", || {
         any(&[
-            raw("add_key", libc::SYS_add_key, [c("user").as_ptr() as i64, c("x").as_ptr() as i64, c("y").as_ptr() as i64, 1, -3]),
+            raw(
+                "add_key",
+                libc::SYS_add_key,
+                [c("user").as_ptr() as i64, c("x").as_ptr() as i64, c("y").as_ptr() as i64, 1, -3],
+            ),
             raw("keyctl", libc::SYS_keyctl, [0, -3, 0, 0, 0]),
             raw("keyctl session", libc::SYS_keyctl, [0, -5, 1, 0, 0]),
             raw("request_key", libc::SYS_request_key, [c("user").as_ptr() as i64, c("x").as_ptr() as i64, 0, 0, 0]),
@@ -184,7 +223,11 @@ pub const ALL: &[Probe] = &[
             raw("perf_event_open", libc::SYS_perf_event_open, [pointer, 0, -1, -1, 0]),
             raw("userfaultfd", libc::SYS_userfaultfd, [1, 0, 0, 0, 0]),
             raw("fanotify_init", libc::SYS_fanotify_init, [0, 0, 0, 0, 0]),
-            raw("name_to_handle_at", libc::SYS_name_to_handle_at, [libc::AT_FDCWD.into(), c("/").as_ptr() as i64, pointer, pointer, 0]),
+            raw(
+                "name_to_handle_at",
+                libc::SYS_name_to_handle_at,
+                [libc::AT_FDCWD.into(), c("/").as_ptr() as i64, pointer, pointer, 0],
+            ),
             raw("open_by_handle_at", libc::SYS_open_by_handle_at, [libc::AT_FDCWD.into(), pointer, 0, 0, 0]),
         ])
     }),
@@ -210,7 +253,14 @@ pub const ALL: &[Probe] = &[
     }),
     probe("kernel_memory", || any(&["/proc/kcore", "/proc/kallsyms", "/proc/keys", "/proc/timer_list"].map(some))),
     probe("kernel_switches", || {
-        let knobs = ["/proc/sysrq-trigger", "/proc/sys/kernel/core_pattern", "/proc/sys/kernel/hostname", "/proc/sys/vm/drop_caches", "/proc/sys/kernel/modprobe", "/proc/irq/default_smp_affinity"];
+        let knobs = [
+            "/proc/sysrq-trigger",
+            "/proc/sys/kernel/core_pattern",
+            "/proc/sys/kernel/hostname",
+            "/proc/sys/vm/drop_caches",
+            "/proc/sys/kernel/modprobe",
+            "/proc/irq/default_smp_affinity",
+        ];
         any(&knobs.map(|knob| open(knob, std::fs::OpenOptions::new().write(true).open(knob).map(drop))))
     }),
     probe("cgroups_and_sysfs", || {
@@ -219,7 +269,10 @@ pub const ALL: &[Probe] = &[
             open("cgroup1", std::fs::create_dir("/sys/fs/cgroup/memory/escape")),
             open("cgroup.procs", std::fs::OpenOptions::new().write(true).open("/sys/fs/cgroup/cgroup.procs").map(drop)),
             open("uevent", std::fs::OpenOptions::new().write(true).open("/sys/kernel/uevent_helper").map(drop)),
-            open("release_agent", std::fs::OpenOptions::new().write(true).open("/sys/fs/cgroup/memory/release_agent").map(drop)),
+            open(
+                "release_agent",
+                std::fs::OpenOptions::new().write(true).open("/sys/fs/cgroup/memory/release_agent").map(drop),
+            ),
             open("debug", std::fs::read_dir("/sys/kernel/debug").map(drop)),
         ])
     }),
@@ -232,7 +285,11 @@ pub const ALL: &[Probe] = &[
         let typed = unsafe { libc::ioctl(0, libc::TIOCSTI as _, b"x".as_ptr()) };
         let number = io::Error::last_os_error().raw_os_error();
         any(&[
-            if typed == 0 || number == Some(libc::ENOTTY) { Ok(format!("TIOCSTI came through: {number:?}")) } else { Err("refused".into()) },
+            if typed == 0 || number == Some(libc::ENOTTY) {
+                Ok(format!("TIOCSTI came through: {number:?}"))
+            } else {
+                Err("refused".into())
+            },
             open("/dev/tty", std::fs::File::open("/dev/tty").map(drop)),
         ])
     }),
@@ -309,7 +366,8 @@ const LIMITS: &[Probe] = &[
     probe("thread_bomb", || {
         let mut threads = Vec::new();
         for count in 0..2000 {
-            let thread = std::thread::Builder::new().stack_size(64 << 10).spawn(|| std::thread::sleep(Duration::from_secs(20)));
+            let thread =
+                std::thread::Builder::new().stack_size(64 << 10).spawn(|| std::thread::sleep(Duration::from_secs(20)));
             match thread {
                 Ok(thread) => threads.push(thread),
                 Err(_) => return Err(format!("refused after {count}")),
@@ -335,6 +393,70 @@ const LIMITS: &[Probe] = &[
         }
         std::thread::sleep(Duration::from_secs(20));
         Ok("64 MiB in many files".into())
+    }),
+    probe("memory_in_a_segment", || {
+        // Touched and let go: no process has it any more.
+        for _ in 0..32 {
+            let segment = unsafe { libc::shmget(libc::IPC_PRIVATE, 32 << 20, libc::IPC_CREAT | 0o600) };
+            if segment < 0 {
+                return Err(io::Error::last_os_error().to_string());
+            }
+            let address = unsafe { libc::shmat(segment, std::ptr::null(), 0) };
+            unsafe { std::ptr::write_bytes(address.cast::<u8>(), 1, 32 << 20) };
+            unsafe { libc::shmdt(address) };
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        Ok("had a gigabyte".into())
+    }),
+    probe("memory_in_a_descriptor", || {
+        for _ in 0..32 {
+            let fd = unsafe { libc::memfd_create(c("x").as_ptr(), 0) };
+            if fd < 0 {
+                return Err(io::Error::last_os_error().to_string());
+            }
+            let block = vec![1_u8; 32 << 20];
+            assert!(unsafe { libc::write(fd, block.as_ptr().cast(), block.len()) } > 0);
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        Ok("had a gigabyte".into())
+    }),
+    probe("memory_in_temporary_files", || {
+        for (number, place) in ["/tmp", "/dev/shm", "/home/user"].iter().cycle().take(48).enumerate() {
+            if let Err(error) = std::fs::write(format!("{place}/{number}"), vec![1; 16 << 20]) {
+                return Err(error.to_string());
+            }
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        Ok("had most of a gigabyte".into())
+    }),
+    probe("disk_in_deleted_files", || {
+        let mut held = Vec::new();
+        for _ in 0..64 {
+            let mut file = std::fs::File::create("deleted").unwrap();
+            std::fs::remove_file("deleted").unwrap();
+            if let Err(error) = file.write_all(&[1; 1 << 20]) {
+                return Err(error.to_string());
+            }
+            held.push(file);
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        Ok("64 MiB without a name".into())
+    }),
+    probe("disk_in_mapped_files", || {
+        use std::os::fd::AsRawFd;
+        for _ in 0..64 {
+            let mut file =
+                std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open("mapped").unwrap();
+            std::fs::remove_file("mapped").unwrap();
+            if let Err(error) = file.write_all(&[1; 1 << 20]) {
+                return Err(error.to_string());
+            }
+            unsafe {
+                libc::mmap(std::ptr::null_mut(), 1 << 20, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            };
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        Ok("64 MiB without a name".into())
     }),
     probe("many_descriptors", || {
         let mut all = Vec::new();
@@ -418,7 +540,9 @@ fn net<T>(result: io::Result<T>) -> Verdict {
     match result {
         Ok(_) => Ok("connected".into()),
         Err(error) => match error.raw_os_error() {
-            Some(libc::ENETUNREACH | libc::EPERM | libc::EACCES | libc::ENOENT | libc::EAFNOSUPPORT) => Err(error.to_string()),
+            Some(libc::ENETUNREACH | libc::EPERM | libc::EACCES | libc::ENOENT | libc::EAFNOSUPPORT) => {
+                Err(error.to_string())
+            }
             // In a network namespace of its own nobody listens on the loopback.
             Some(libc::ECONNREFUSED) => Err(error.to_string()),
             _ => Ok(format!("went out: {error}")),
@@ -430,9 +554,18 @@ fn net<T>(result: io::Result<T>) -> Verdict {
 fn call(what: &str, answer: i64) -> Verdict {
     let error = io::Error::last_os_error();
     match (answer, error.raw_os_error()) {
-        (-1, Some(libc::EPERM | libc::EACCES | libc::ENOSYS | libc::ESRCH | libc::EAFNOSUPPORT | libc::EPROTONOSUPPORT | libc::ENOENT)) => {
-            Err(format!("{what}: {error}"))
-        }
+        (
+            -1,
+            Some(
+                libc::EPERM
+                | libc::EACCES
+                | libc::ENOSYS
+                | libc::ESRCH
+                | libc::EAFNOSUPPORT
+                | libc::EPROTONOSUPPORT
+                | libc::ENOENT,
+            ),
+        ) => Err(format!("{what}: {error}")),
         // An identifier or a namespace that is not there for this process.
         (-1, Some(libc::EINVAL)) if matches!(what, "shmat" | "setuid" | "setresuid") => Err(format!("{what}: {error}")),
         (-1, Some(libc::EIDRM)) => Err(format!("{what}: {error}")),
@@ -454,7 +587,11 @@ fn read(path: &str) -> Verdict {
 
 /// Whether a file has any content: a masked one reads as empty.
 fn some(path: &str) -> Verdict {
-    let mut file = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).map_err(|e| format!("{path}: {e}"))?;
+    let mut file = std::fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)
+        .map_err(|e| format!("{path}: {e}"))?;
     let mut byte = [0; 64];
     match io::Read::read(&mut file, &mut byte) {
         Ok(0) => Err(format!("{path}: empty")),
@@ -489,7 +626,7 @@ fn udp_to_the_host() -> Verdict {
 fn dns() -> Verdict {
     match std::net::ToSocketAddrs::to_socket_addrs(&("example.com", 80)) {
         Ok(mut found) => Ok(format!("{:?}", found.next())),
-        Err(error) => any(&[Err(error.to_string()), net(udp("127.0.0.53:53").and(Err::<(), _>(io::Error::from_raw_os_error(libc::EPERM))))]),
+        Err(error) => Err(error.to_string()),
     }
 }
 
@@ -516,7 +653,10 @@ fn homes() -> Verdict {
         // A home of its own, or one that holds a toolchain and nothing else.
         Ok(entries) => {
             let names: Vec<_> = entries.flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
-            let private = names.iter().any(|name| [".ssh", ".bash_history", ".bashrc", ".profile", ".gitconfig", ".netrc", ".config"].contains(&name.as_str()));
+            let private = names.iter().any(|name| {
+                [".ssh", ".bash_history", ".bashrc", ".profile", ".gitconfig", ".netrc", ".config"]
+                    .contains(&name.as_str())
+            });
             if private { Ok(format!("{path}: {names:?}")) } else { Err(format!("{path}: {names:?}")) }
         }
         Err(error) => Err(format!("{path}: {error}")),
@@ -532,8 +672,23 @@ fn homes() -> Verdict {
 }
 
 fn writing_to_the_system() -> Verdict {
-    let places = ["/", "/usr", "/usr/bin", "/usr/local", "/etc", "/opt", "/var", "/root", "/lib", "/sys", "/proc", "/.nightcrew", "/var/tmp"];
-    let write = |place: &str| open(place, std::fs::write(format!("{}/nightcrew-probe", place.trim_end_matches('/')), "x"));
+    let places = [
+        "/",
+        "/usr",
+        "/usr/bin",
+        "/usr/local",
+        "/etc",
+        "/opt",
+        "/var",
+        "/root",
+        "/lib",
+        "/sys",
+        "/proc",
+        "/.nightcrew",
+        "/var/tmp",
+    ];
+    let write =
+        |place: &str| open(place, std::fs::write(format!("{}/nightcrew-probe", place.trim_end_matches('/')), "x"));
     let program = std::env::current_exe().unwrap();
     any(&[
         any(&places.map(write)),
@@ -548,7 +703,9 @@ fn host_processes() -> Verdict {
     let files = ["environ", "mem", "maps", "cmdline", "fd", "cwd/.", "root/etc", "task", "stack", "auxv"];
     let look = |pid: &str, file: &str| {
         let path = format!("/proc/{pid}/{file}");
-        if file == "fd" || file == "task" || file == "root/etc" || file == "cwd/." {
+        if file == "fd" {
+            descriptors_of(pid)
+        } else if file == "task" || file == "root/etc" || file == "cwd/." {
             open(&path, std::fs::read_dir(&path).map(drop))
         } else {
             some(&path)
@@ -556,7 +713,11 @@ fn host_processes() -> Verdict {
     };
     let host = fact("HOST_PID");
     let of_host: Vec<_> = files.iter().map(|file| look(&host, file)).collect();
-    let mut of_first: Vec<_> = files.iter().filter(|f| !matches!(**f, "cmdline" | "task" | "maps" | "auxv")).map(|file| look("1", file)).collect();
+    let mut of_first: Vec<_> = files
+        .iter()
+        .filter(|f| !matches!(**f, "cmdline" | "task" | "maps" | "auxv"))
+        .map(|file| look("1", file))
+        .collect();
     of_first.extend(of_host);
     any(&of_first)
 }
@@ -578,10 +739,20 @@ fn descriptors() -> Verdict {
 
 fn memory_of_the_supervisor() -> Verdict {
     let parent = unsafe { libc::getppid() };
-    any(&["mem", "environ", "maps", "fd", "fd/0", "fdinfo"].map(|file| {
-        let path = format!("/proc/{parent}/{file}");
-        if file.starts_with("fd") { open(&path, std::fs::read_dir(&path).map(drop)) } else { some(&path) }
-    }))
+    any(&[
+        any(&["mem", "environ", "maps", "auxv", "syscall"].map(|file| some(&format!("/proc/{parent}/{file}")))),
+        descriptors_of(&parent.to_string()),
+    ])
+}
+
+/// Their numbers may be seen by the kernel's root; what is behind them may not.
+fn descriptors_of(pid: &str) -> Verdict {
+    let behind = |fd: String| {
+        let path = format!("/proc/{pid}/fd/{fd}");
+        any(&[open(&path, std::fs::read_link(&path).map(drop)), open(&path, std::fs::File::open(&path).map(drop))])
+    };
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).map_err(|error| error.to_string())?;
+    any(&entries.flatten().map(|entry| behind(entry.file_name().into_string().unwrap())).collect::<Vec<_>>())
 }
 
 fn signals(pid: i32) -> Verdict {
@@ -598,7 +769,8 @@ fn capabilities() -> Verdict {
     let mut header = [0x2008_0522_u32, 0];
     let mut data = [u32::MAX; 6];
     let answer = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), data.as_mut_ptr()) };
-    let some_left = (0..=40).any(|cap| unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET, cap, 0, 0) } == 1);
+    let some_left =
+        (0..=40).any(|cap| unsafe { libc::prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_IS_SET, cap, 0, 0) } == 1);
     if answer == 0 && data == [0; 6] && !some_left { Err("none".into()) } else { Ok(format!("{data:x?} {some_left}")) }
 }
 
@@ -609,9 +781,16 @@ fn set_user_id_bit() -> Verdict {
     any(&[
         chmod(0o4755),
         chmod(0o2755),
-        open("open", std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o4755).open("made").map(drop)),
+        open(
+            "open",
+            std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o4755).open("made").map(drop),
+        ),
         raw("fchmodat2", libc::SYS_fchmodat2, [libc::AT_FDCWD.into(), c("program").as_ptr() as i64, 0o4755, 0, 0]),
-        raw("mknodat", libc::SYS_mknodat, [libc::AT_FDCWD.into(), c("node").as_ptr() as i64, i64::from(libc::S_IFREG | 0o4755), 0, 0]),
+        raw(
+            "mknodat",
+            libc::SYS_mknodat,
+            [libc::AT_FDCWD.into(), c("node").as_ptr() as i64, i64::from(libc::S_IFREG | 0o4755), 0, 0],
+        ),
     ])
 }
 
@@ -637,7 +816,8 @@ fn clone3() -> Verdict {
 fn mounting() -> Verdict {
     std::fs::create_dir_all("point").unwrap();
     let mount = |source: &str, at: &str, kind: &str, flags| {
-        let answer = unsafe { libc::mount(c(source).as_ptr(), c(at).as_ptr(), c(kind).as_ptr(), flags, std::ptr::null()) };
+        let answer =
+            unsafe { libc::mount(c(source).as_ptr(), c(at).as_ptr(), c(kind).as_ptr(), flags, std::ptr::null()) };
         call(kind, answer.into())
     };
     any(&[
