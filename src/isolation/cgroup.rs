@@ -23,6 +23,8 @@ impl Delegated {
         let mounted = mount_point(&read("/proc/self/mountinfo")?).ok_or("cgroup version 2 is not mounted")?;
         let memberships = read("/proc/self/cgroup")?;
         let own = memberships.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no cgroup of version 2")?;
+        // Where it has moved itself to before.
+        let own = own.strip_suffix("/daemon").unwrap_or(own);
         Self::prepare(&mounted.join(own), std::process::id())
     }
 

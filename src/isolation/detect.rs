@@ -110,7 +110,11 @@ fn explain(tier: Tier, error: &Error, machine: &Machine) -> Unavailable {
     let about_proc = matches!(error, Error::Setup { stage: Stage::Proc, .. })
         || matches!(error, Error::Setup { stage: Stage::Bubblewrap, message, .. } if message.contains("proc"));
     let contained = ["/.dockerenv", "/run/.containerenv"].iter().any(|path| Path::new(path).exists());
-    let fix = if says("/proc/sys/user/max_user_namespaces", "0") {
+    let unreachable =
+        matches!(error, Error::Work { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied);
+    let fix = if unreachable {
+        "choose a state directory that everybody can enter (not below /root), or run as an ordinary user".to_owned()
+    } else if says("/proc/sys/user/max_user_namespaces", "0") {
         "`sysctl user.max_user_namespaces=10000`: user namespaces are switched off".to_owned()
     } else if says("/proc/sys/kernel/unprivileged_userns_clone", "0") && !machine.root {
         "`sysctl kernel.unprivileged_userns_clone=1`: user namespaces are kept for root".to_owned()

@@ -236,21 +236,23 @@ impl<'a> Watched<'a> {
                 self.look()?;
             }
         }
-        // A last look at what the limits are about, for a command that was quicker than they.
-        self.look_at_usage()?;
+        // A last look, for what happened since the one before. Of a command that left nothing running only its time is left to see.
+        let left = self.reap()?;
+        self.look_at_usage(left)?;
         if Instant::now() > self.look_at_disk && self.stopped.is_none() {
             self.look_at_disk()?;
         }
         Ok(())
     }
 
-    /// Collects every child that has ended; orphans of the command are children of this process.
-    fn reap(&mut self) -> io::Result<()> {
+    /// Collects every child that has ended; orphans of the command are children of this process. Answers whether any is left.
+    fn reap(&mut self) -> io::Result<bool> {
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some((pid, status))) if pid == self.command => self.status = Some(status),
                 Ok(Some(_)) => {}
-                Ok(None) | Err(rustix::io::Errno::CHILD) => return Ok(()),
+                Ok(None) => return Ok(true),
+                Err(rustix::io::Errno::CHILD) => return Ok(false),
                 Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -288,7 +290,7 @@ impl<'a> Watched<'a> {
         if now >= self.deadline {
             self.stopped = Some(Stopped::Wall);
         } else if now >= self.look_at {
-            self.look_at_usage()?;
+            self.look_at_usage(true)?;
             self.look_at = next(now, LOOK);
         } else if now >= self.look_at_disk {
             self.look_at_disk()?;
@@ -297,10 +299,10 @@ impl<'a> Watched<'a> {
         Ok(())
     }
 
-    fn look_at_usage(&mut self) -> io::Result<()> {
+    fn look_at_usage(&mut self, others: bool) -> io::Result<()> {
         let limits = &self.plan.limits;
-        let mut seen = watch::survey(self.supervisor)?;
-        let unowned = if self.plan.tier.own_file_system() { watch::unowned_memory_bytes()? } else { 0 };
+        let mut seen = if others { watch::survey(self.supervisor)? } else { watch::survey_of_ended(self.supervisor)? };
+        let unowned = if others && self.plan.tier.own_file_system() { watch::unowned_memory_bytes()? } else { 0 };
         if seen.memory_bytes + unowned > limits.memory_bytes {
             seen.memory_bytes = watch::exact_memory_bytes(self.supervisor)?;
         }
@@ -333,7 +335,8 @@ impl<'a> Watched<'a> {
     }
 
     fn word(&self) -> Word {
-        let signal = self.status.and_then(WaitStatus::terminating_signal);
+        // What is still running now is killed by the end of this process, or was by the sweep.
+        let signal = self.status.map_or(Some(libc::SIGKILL), WaitStatus::terminating_signal);
         // The kernel's own way to say that a limit was met.
         let by_signal = match signal {
             Some(libc::SIGXFSZ) => Some(Stopped::FileSize),
@@ -361,12 +364,7 @@ fn next(began: Instant, every: Duration) -> Instant {
 fn sweep(supervisor: i32) -> io::Result<()> {
     let give_up = Instant::now() + SWEEP;
     loop {
-        for pid in watch::living(supervisor)?.into_iter().filter_map(Pid::from_raw) {
-            match rustix::process::kill_process(pid, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
+        // First who has ended already: mostly that is all of them.
         loop {
             match rustix::process::wait(WaitOptions::NOHANG) {
                 Ok(Some(_)) | Err(rustix::io::Errno::INTR) => {}
@@ -377,6 +375,12 @@ fn sweep(supervisor: i32) -> io::Result<()> {
         }
         if Instant::now() > give_up {
             return Err(io::Error::other("some processes do not end"));
+        }
+        for pid in watch::living(supervisor)?.into_iter().filter_map(Pid::from_raw) {
+            match rustix::process::kill_process(pid, Signal::KILL) {
+                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -94,7 +94,8 @@ impl Helper {
 #[derive(Clone, Debug)]
 pub struct Setup {
     pub helper: Helper,
-    /// A directory for what the sandboxes need, with one owner at a time. Its content is removed at the start.
+    /// A directory for what the sandboxes need, with one owner at a time (so not the daemon's for `doctor`). What is in it is
+    /// removed at the start.
     pub state: PathBuf,
     pub search: Search,
 }
@@ -147,6 +148,12 @@ impl Isolation {
     pub async fn begin(setup: Setup, scope: Scope) -> Result<Self, Error> {
         let Setup { helper, state, search } = setup;
         let at = |source| Error::State { path: state.clone(), source };
+        if !state.is_absolute() || state.parent().is_none() {
+            return Err(at(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "not an absolute path of a directory of its own",
+            )));
+        }
         match std::fs::remove_dir_all(&state) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(error)),
             _ => {}
@@ -230,10 +237,14 @@ impl Isolation {
             path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
         }
         let shared = &self.shared;
+        let of_its_own = tier == Tier::Landlock && shared.machine.root;
+        if of_its_own && !plan::everybody_reaches(&spec.work) {
+            let why = "in this tier commands have a user of their own, which cannot enter a directory above it";
+            return Err(Error::Work { path: spec.work, source: io::Error::new(io::ErrorKind::PermissionDenied, why) });
+        }
         let name = format!("run-{}", shared.serial.fetch_add(1, Ordering::Relaxed));
         let directory = shared.state.join(&name);
-        tokio::fs::create_dir(&directory).await.map_err(|source| Error::State { path: directory.clone(), source })?;
-        let user = (tier == Tier::Landlock && shared.machine.root).then(|| TakenUser::take(shared)).transpose()?;
+        let user = of_its_own.then(|| TakenUser::take(shared)).transpose()?;
         let mut plan = plan::plan(&spec, tier, &shared.host, &directory, user.as_ref().map(|user| user.uid));
         plan.bubblewrap.clone_from(&shared.bubblewrap);
         let group = match &shared.cgroup {
@@ -245,6 +256,7 @@ impl Isolation {
             Err(_) => None,
         };
         plan.counted = group.is_some();
+        tokio::fs::create_dir(&directory).await.map_err(|source| Error::State { path: directory.clone(), source })?;
         let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, directory };
         let (handle, reins, chunks) = run::ends(shared.scope.token());
         let answer = shared.scope.spawn(format!("sandbox {name}"), async move {

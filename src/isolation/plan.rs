@@ -174,10 +174,14 @@ impl Host {
 
 /// The toolchains that `user` can get at: a user of its own cannot enter somebody's home, wherever Landlock would let it.
 pub(super) fn usable(toolchains: &[Toolchain], user: Option<u32>) -> Vec<&Toolchain> {
+    toolchains.iter().filter(|found| user.is_none() || found.paths.iter().all(|path| everybody_reaches(path))).collect()
+}
+
+/// Whether every directory above `path` can be entered by everybody.
+pub(super) fn everybody_reaches(path: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
     let enters = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o001 != 0);
-    let reaches = |path: &PathBuf| path.ancestors().skip(1).all(enters);
-    toolchains.iter().filter(|found| user.is_none() || found.paths.iter().all(reaches)).collect()
+    path.ancestors().skip(1).all(enters)
 }
 
 /// The plan for `spec` under `tier`. `scratch` is a private directory, made for this run, that the last tier writes to.

@@ -298,6 +298,8 @@ async fn read(
     let mut buffer = vec![0; 16 << 10];
     loop {
         let read = tokio::select! {
+            // What is there is read, whatever else.
+            biased;
             read = from.read(&mut buffer) => read,
             () = drained.cancelled() => break,
         };

@@ -4,8 +4,13 @@
 //! named one by one. A directory that holds more than a toolchain (a home, the root) is never shown.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long a toolchain may take to say where it lives.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One toolchain of the host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,9 +183,24 @@ impl Search {
                 command.env(name, value);
             }
         }
-        let answer = command.stdin(Stdio::null()).stderr(Stdio::null()).output().ok()?;
-        let line = String::from_utf8(answer.stdout).ok()?.trim().to_owned();
-        (answer.status.success() && line.starts_with('/') && !line.contains('\n')).then_some(line)
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let asked = Instant::now();
+        let status = loop {
+            match child.try_wait().ok()? {
+                Some(status) => break status,
+                None if asked.elapsed() > PATIENCE => {
+                    // One that hangs is as good as none; it may have ended in this moment.
+                    drop(child.kill());
+                    drop(child.wait());
+                    return None;
+                }
+                None => std::thread::sleep(Duration::from_millis(2)),
+            }
+        };
+        let mut line = String::new();
+        child.stdout.take()?.take(4096).read_to_string(&mut line).ok()?;
+        let line = line.trim();
+        (status.success() && line.starts_with('/') && !line.contains('\n')).then(|| line.to_owned())
     }
 }
 

@@ -7,10 +7,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Processor time in `/proc` is counted in hundredths of a second on every architecture that Linux has.
 const TICK: Duration = Duration::from_millis(10);
+
+/// How long a walk of the work directory may take.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// What all processes of the sandbox use together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -90,6 +93,13 @@ pub(super) fn survey(supervisor: i32) -> io::Result<Survey> {
         survey.cpu += TICK * u32::try_from(stat.cpu_ticks).unwrap_or(u32::MAX);
     }
     Ok(survey)
+}
+
+/// What those have used that `supervisor` has waited for: processor time.
+pub(super) fn survey_of_ended(supervisor: i32) -> io::Result<Survey> {
+    let text = std::fs::read_to_string(format!("/proc/{supervisor}/stat"))?;
+    let ticks = Stat::parse(&text).map_or(0, |stat| stat.cpu_ticks);
+    Ok(Survey { cpu: TICK * u32::try_from(ticks).unwrap_or(u32::MAX), ..Survey::default() })
 }
 
 /// Memory with shared pages counted once. Slow, so it is asked only when the quick sum is above a limit.
@@ -189,13 +199,19 @@ pub(super) fn deleted_disk_use(supervisor: i32, roots: &[PathBuf]) -> io::Result
     Ok(used)
 }
 
-/// Adds up what lies below `roots` without following links; stops as soon as it is above `enough`.
+/// Adds up what lies below `roots` without following links; stops as soon as it is above `enough`, or after two seconds.
 pub(super) fn disk_use(roots: &[PathBuf], enough: u64) -> DiskUse {
     /// An entry costs the file system something even when it is empty.
     const LEAST: u64 = 256;
     let mut used = DiskUse::default();
     let mut open: Vec<PathBuf> = roots.to_vec();
+    let began = Instant::now();
     while let Some(directory) = open.pop() {
+        // Whoever asks has other things to watch meanwhile, and only somebody who hides makes a tree that takes longer.
+        if began.elapsed() > PATIENCE {
+            used.incomplete = true;
+            return used;
+        }
         let Some(entries) = read(&directory, &mut used) else { continue };
         for entry in entries.flatten() {
             match entry.metadata() {
