@@ -35,7 +35,7 @@ async fn check(isolation: &Isolation, tier: Tier) -> Result<Result<(), Unavailab
     let machine = isolation.machine();
     if tier == Tier::Bubblewrap && isolation.bubblewrap().is_none() {
         return missing(
-            "bubblewrap is not installed",
+            "bubblewrap is not installed, or not by root",
             "install it: `apt install bubblewrap`, `dnf install bubblewrap` or `apk add bubblewrap`",
         );
     }
@@ -116,6 +116,10 @@ fn explain(tier: Tier, error: &Error, machine: &Machine) -> Unavailable {
         "choose a state directory that everybody can enter (not below /root), or run as an ordinary user".to_owned()
     } else if says("/proc/sys/user/max_user_namespaces", "0") {
         "`sysctl user.max_user_namespaces=10000`: user namespaces are switched off".to_owned()
+    } else if matches!(error, Error::Setup { stage: Stage::Ownership, .. }) {
+        "run it as an ordinary user: root without its capabilities cannot give commands a user of their own".to_owned()
+    } else if matches!(error, Error::Setup { errno: Some(libc::ENOSPC), .. }) {
+        "a larger `user.max_user_namespaces` here, or fewer layers of sandboxes around this one".to_owned()
     } else if says("/proc/sys/kernel/unprivileged_userns_clone", "0") && !machine.root {
         "`sysctl kernel.unprivileged_userns_clone=1`: user namespaces are kept for root".to_owned()
     } else if namespaces && says("/proc/sys/kernel/apparmor_restrict_unprivileged_userns", "1") && !machine.root {

@@ -371,6 +371,35 @@ async fn a_rust_project_is_built_and_tested_inside() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn python_and_node_work_where_the_host_has_them() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let work = bench.work(&format!("scripts-{tier}"));
+        let python = "import ssl, subprocess, tempfile, threading, asyncio; subprocess.check_call(['true']); \
+                      t = threading.Thread(target=print, args=('from a thread',)); t.start(); t.join(); \
+                      asyncio.run(asyncio.create_subprocess_exec('true')); tempfile.TemporaryFile(); open('made', 'w').write('x')";
+        let python_alone = "import multiprocessing, socket; assert multiprocessing.Pool(2).map(abs, [1, -2]) == [1, 2]; \
+                            s = socket.create_server(('localhost', 0)); socket.create_connection(s.getsockname())";
+        let node = "const {execSync} = require('child_process'); const {Worker} = require('worker_threads'); execSync('true'); \
+                    require('fs').writeFileSync('made', 'x'); new Worker('process.stdout.write(String(6 * 7))', {eval: true})";
+        let mut cases = vec![("python", "python3", "-c", python), ("node", "node", "-e", node)];
+        if tier.own_file_system() {
+            cases.push(("python", "python3", "-c", python_alone));
+        }
+        let toolchains = isolation.report().toolchains;
+        for (name, program, flag, script) in cases {
+            if !toolchains.iter().any(|found| found.name == name) {
+                println!("skipped: {tier} has no {name} here");
+                continue;
+            }
+            let finished = isolation.run(Spec::argv(&[program, flag, script], &work)).await.unwrap();
+            assert!(finished.succeeded(), "{tier}: {name}: {finished:?}");
+        }
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_conversation_streams_both_ways() {
     let bench = Bench::new().await;
     for (tier, isolation) in bench.tiers() {
