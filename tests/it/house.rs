@@ -159,7 +159,8 @@ fn no_task_is_detached() {
 
 #[test]
 fn unsafe_stands_in_the_listed_module_alone() {
-    let broken = mentions(&["unsafe {", "unsafe fn", "allow(unsafe_code)"], |path| path == Path::new("isolation/sys.rs"));
+    let broken =
+        mentions(&["unsafe {", "unsafe fn", "allow(unsafe_code)"], |path| path == Path::new("isolation/sys.rs"));
     assert!(broken.is_empty(), "unsafe code in:\n{}", broken.join("\n"));
 }
 

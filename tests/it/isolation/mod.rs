@@ -299,6 +299,64 @@ async fn nothing_survives_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ten_side_by_side_do_not_meet() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let all = (0..10).map(|number| {
+            let work = bench.work(&format!("side-{tier}-{number}"));
+            let temporary = "test -z \"$(ls -A \"$TMPDIR\")\" && echo mine >\"$TMPDIR/file\"";
+            let spec = Spec::shell(format!("{temporary} && echo {number} >file && sleep 0.2 && cat file"), work);
+            isolation.run(spec)
+        });
+        for (number, finished) in futures_util::future::join_all(all).await.into_iter().enumerate() {
+            let finished = finished.unwrap();
+            assert_eq!(finished.stdout.text(), format!("{number}\n"), "{tier}: {finished:?}");
+        }
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_survives_the_death_of_the_daemon() {
+    let bench = Bench::new().await;
+    for (tier, _) in bench.tiers() {
+        let mark = format!("mark-{}-{tier}-d", std::process::id());
+        let mut daemon = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "isolation::a_daemon_that_will_be_killed", "--ignored", "--nocapture"])
+            .envs([("MARK", mark.as_str()), ("TIER", tier.name())])
+            .env("TMPDIR", bench.work("temporary"))
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(daemon.stdout.take().unwrap()));
+        assert!(lines.any(|line| line.unwrap().contains("ready")), "{tier}: it did not start");
+        assert!(runs(&mark), "{tier}: the marked process cannot be seen, so the test shows nothing");
+        daemon.kill().unwrap();
+        daemon.wait().unwrap();
+        let gone = async {
+            while runs(&mark) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap_or_else(|_| panic!("{tier}: it lives on"));
+    }
+    bench.close().await;
+}
+
+/// Not a test: what the test above starts and kills.
+#[tokio::test]
+#[ignore = "killed by the test above"]
+async fn a_daemon_that_will_be_killed() {
+    let (Ok(mark), Ok(tier)) = (std::env::var("MARK"), std::env::var("TIER")) else { return };
+    let bench = Bench::new().await;
+    let (_, isolation) = bench.tiers().into_iter().find(|(found, _)| found.name() == tier).unwrap();
+    let script = format!("(setsid sh -c 'while :; do sleep 1; done' {mark} &); echo ready; sleep 1000");
+    let mut running = isolation.start(Spec::shell(script, bench.work("work"))).await.unwrap();
+    println!("{:?}", running.next().await.map(|chunk| if let Chunk::Stdout(_) = chunk { "ready" } else { "odd" }));
+    running.wait().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_honest_command_finds_what_it_needs() {
     let bench = Bench::new().await;
     for (tier, isolation) in bench.tiers() {
