@@ -2,6 +2,7 @@
 //! and the last tier, so that they differ in means and not in what a command finds.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -81,37 +82,47 @@ pub(super) struct Plan {
 #[derive(Clone, Debug)]
 pub(super) struct Host {
     pub toolchains: Vec<Toolchain>,
-    /// `passwd`, `group`, `hosts`, `nsswitch.conf`, written by us.
-    pub etc: PathBuf,
-    /// What of `/usr`, `/etc` and the like exists here, with symbolic links told apart.
-    pub system: Vec<Mount>,
+    /// `/usr` and the like, as far as they exist here, and our own `/etc`.
+    pub mounts: Vec<Mount>,
+    /// What of `/proc` is covered, once it is mounted.
+    pub masks: Vec<Mount>,
 }
 
-/// System paths that are shown read-only where they exist. Public data of a distribution; no directory that may hold a key.
-const SYSTEM: &[&str] = &[
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/libx32",
-    "/nix/store",
-    "/gnu/store",
-    "/etc/alternatives",
-    "/etc/ld.so.cache",
-    "/etc/ld.so.conf",
-    "/etc/ld.so.conf.d",
-    "/etc/localtime",
-    "/etc/mime.types",
-    "/etc/ssl/certs",
-    "/etc/ssl/openssl.cnf",
-    "/etc/pki/tls/certs",
-    "/etc/pki/ca-trust/extracted",
-    "/etc/ca-certificates",
-    "/etc/magic",
-    "/etc/services",
-    "/etc/protocols",
+/// System directories that are shown read-only where they exist.
+const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/nix/store", "/gnu/store"];
+
+/// What of `/etc` is shown: public data of a distribution, and no directory that may hold a key. Copied once at the start, as every
+/// mount costs a sandbox some time.
+const SYSTEM_ETC: &[&str] = &[
+    "ld.so.conf",
+    "ld.so.conf.d",
+    "localtime",
+    "mime.types",
+    "ssl/certs",
+    "ssl/openssl.cnf",
+    "pki/tls/certs",
+    "pki/ca-trust/extracted",
+    "ca-certificates",
+    "magic",
+    "services",
+    "protocols",
+];
+
+/// What of `/etc` changes with the packages that are installed: shown as it is at the moment.
+const LIVE_ETC: &[&str] = &["alternatives", "ld.so.cache"];
+
+/// Files of `/proc` that say too much; those that cannot be read anyway need no mask.
+const TELLTALES: &[&str] = &[
+    "kcore",
+    "keys",
+    "kmsg",
+    "timer_list",
+    "sched_debug",
+    "kallsyms",
+    "kpagecount",
+    "kpageflags",
+    "kpagecgroup",
+    "vmallocinfo",
 ];
 
 /// What a program may want to read outside of `/usr` in the last tier. Facts about the machine, nothing about its processes.
@@ -145,31 +156,77 @@ const ETC: &[(&str, &str)] = &[
 ];
 
 impl Host {
-    /// Looks at the machine and writes the files of our own `/etc` into `directory`.
-    pub(super) fn look(directory: &Path, toolchains: Vec<Toolchain>) -> std::io::Result<Self> {
-        let etc = directory.join("etc");
-        std::fs::create_dir_all(&etc)?;
-        for (name, content) in ETC {
-            std::fs::write(etc.join(name), content)?;
-        }
-        let mut system = Vec::new();
+    /// Looks at the machine and makes our own `/etc` in `directory`.
+    pub(super) fn look(directory: &Path, toolchains: Vec<Toolchain>) -> io::Result<Self> {
+        let mut mounts = Vec::new();
         for path in SYSTEM.iter().map(PathBuf::from) {
             match std::fs::symlink_metadata(&path) {
-                // Only links at the top are kept as links (`/bin` to `usr/bin`): what they lead to is there as well.
-                Ok(found) if found.is_symlink() && path.parent() == Some(Path::new("/")) => {
-                    system.push(Mount::Link { target: std::fs::read_link(&path)?, at: path });
+                // `/bin` is a link to `usr/bin` nearly everywhere, and what it leads to is there as well.
+                Ok(found) if found.is_symlink() => {
+                    mounts.push(Mount::Link { target: std::fs::read_link(&path)?, at: path });
                 }
-                // What lies behind a link is shown by its real path: the link itself may lead through what is not shown.
-                Ok(_) => {
-                    if let Ok(host) = path.canonicalize() {
-                        system.push(Mount::Read { host, at: path });
-                    }
-                }
+                Ok(_) => mounts.push(Mount::Read { host: path.clone(), at: path }),
                 Err(_) => {}
             }
         }
-        Ok(Self { toolchains, etc, system })
+        let etc = directory.join("etc");
+        std::fs::create_dir_all(&etc)?;
+        for name in SYSTEM_ETC {
+            let to = etc.join(name);
+            to.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+            copy(&Path::new("/etc").join(name), &to, 0)?;
+        }
+        for (name, content) in ETC {
+            std::fs::write(etc.join(name), content)?;
+        }
+        mounts.push(Mount::Read { host: etc.clone(), at: "/etc".into() });
+        for name in LIVE_ETC {
+            // A mount needs something to be mounted upon, and `/etc` is read-only inside.
+            let (at, point) = (Path::new("/etc").join(name), etc.join(name));
+            let Ok(host) = at.canonicalize() else { continue };
+            if host.is_dir() {
+                std::fs::create_dir_all(point)?;
+            } else {
+                std::fs::write(point, "")?;
+            }
+            mounts.push(Mount::Read { host, at });
+        }
+        let masks = TELLTALES
+            .iter()
+            .map(|name| Path::new("/proc").join(name))
+            .filter(|path| std::fs::File::open(path).is_ok())
+            .map(|at| Mount::Mask { at })
+            .collect();
+        Ok(Self { toolchains, mounts, masks })
     }
+}
+
+/// Copies what is public below `/etc`. A link to what is shown anyway stays one; of other links the content is taken.
+fn copy(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
+    /// Nothing that belongs here is larger.
+    const LARGEST: u64 = 4 << 20;
+    /// Nor deeper, unless links go round in circles.
+    const DEEPEST: u32 = 6;
+    // What is not there, or not for us to read, is not for the command either.
+    let Ok(real) = from.canonicalize() else { return Ok(()) };
+    let link = std::fs::symlink_metadata(from)?.is_symlink();
+    if link && SYSTEM.iter().any(|shown| real.starts_with(shown)) {
+        return std::os::unix::fs::symlink(real, to);
+    }
+    let Ok(found) = std::fs::metadata(&real) else { return Ok(()) };
+    if found.is_dir() && depth < DEEPEST {
+        std::fs::create_dir_all(to)?;
+        for entry in std::fs::read_dir(&real).into_iter().flatten() {
+            let name = entry?.file_name();
+            copy(&real.join(&name), &to.join(&name), depth + 1)?;
+        }
+    } else if found.is_file()
+        && found.len() <= LARGEST
+        && let Ok(content) = std::fs::read(&real)
+    {
+        std::fs::write(to, content)?;
+    }
+    Ok(())
 }
 
 /// The toolchains that `user` can get at: a user of its own cannot enter somebody's home, wherever Landlock would let it.
@@ -219,7 +276,8 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         (mounts(spec, tier, host, toolchain_paths().collect()), vec![PathBuf::from("/")], write)
     } else {
         let mut read: Vec<PathBuf> = SYSTEM.iter().chain(FACTS).map(PathBuf::from).collect();
-        read.extend(["/etc/passwd", "/etc/group", "/etc/hosts", "/etc/nsswitch.conf"].map(PathBuf::from));
+        let etc = SYSTEM_ETC.iter().chain(LIVE_ETC).chain(&["passwd", "group", "hosts", "nsswitch.conf"]);
+        read.extend(etc.map(|name| Path::new("/etc").join(name)));
         read.extend(toolchain_paths());
         read.extend(spec.read_only.iter().map(|path| path.host.clone()));
         let mut write: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
@@ -248,22 +306,13 @@ fn mounts(spec: &Spec, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec
     let size_bytes = spec.limits.scratch_bytes;
     let mut mounts = vec![Mount::Proc, Mount::Dev { size_bytes }];
     mounts.extend(["/tmp", "/home/user"].map(|at| Mount::Tmpfs { at: at.into(), size_bytes }));
-    mounts.extend(host.system.iter().cloned());
-    for (name, _) in ETC {
-        mounts.push(Mount::Read { host: host.etc.join(name), at: Path::new("/etc").join(name) });
-    }
+    mounts.extend(host.mounts.iter().cloned());
     mounts.extend(toolchains.into_iter().map(|path| Mount::Read { host: path.clone(), at: path }));
     for path in &spec.read_only {
         mounts.push(Mount::Read { host: path.host.clone(), at: path.inside.clone() });
     }
     mounts.push(Mount::Write { host: spec.work.clone(), at: WORK.into() });
-    mounts.extend(
-        ["kcore", "keys", "kmsg", "timer_list", "sched_debug", "kallsyms", "kpagecount", "kpageflags"]
-            .iter()
-            .map(|name| Path::new("/proc").join(name))
-            .filter(|path| path.exists())
-            .map(|at| Mount::Mask { at }),
-    );
+    mounts.extend(host.masks.iter().cloned());
     if tier == Tier::Namespaces {
         // Bubblewrap does these itself.
         mounts.extend(
