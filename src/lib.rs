@@ -11,7 +11,7 @@
 //! | 4 | `ports` `policy` | one file per seam: trait + `…Kind` row + error · pure rules |
 //! | 5 | `config` `journal` `clients` `isolation` | settings and profiles · SQLite, the only truth · the one place where a secret is exposed · running a command confined |
 //! | 6 | `pipeline` `models` `sources` `tools` `sinks` | parse → check · adapters, one file each |
-//! | 7 | `agent` `publish` | the boss loop, the intern call · proposal → policy → receipt |
+//! | 7 | `agent` | the boss loop, the intern call |
 //! | 8 | `steps` | one file per step kind: durable logic |
 //! | 9 | `engine` | the executor (where an activity becomes an act) and the embedded engine |
 //! | 10 | `triggers` | slot ledger and schedules |
@@ -36,7 +36,6 @@ pub mod sources;
 pub mod tools;
 pub mod sinks;
 pub mod agent;
-pub mod publish;
 pub mod steps;
 pub mod engine;
 pub mod triggers;

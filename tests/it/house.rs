@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["ports", "policy"],
     &["config", "journal", "clients", "isolation"],
     &["pipeline", "models", "sources", "tools", "sinks"],
-    &["agent", "publish"],
+    &["agent"],
     &["steps"],
     &["engine"],
     &["triggers"],
