@@ -111,6 +111,7 @@ impl Executor {
         };
         let address = settings.base_url.clone().unwrap_or_else(|| settings.provider.clone());
         let mut waited = Duration::ZERO;
+        let mut costly = 0;
         for attempt in 1.. {
             if let Err(stop) = self.wait_for_gate(&address, halt).await {
                 return Tried::Ended(stop);
@@ -138,7 +139,8 @@ impl Executor {
             let stop = model_stop(&error, &settings.model);
             let settlement = self.cost_of_failure(settings, &error, granted);
             // A garbled answer that may have been paid for is asked for again once, not for ten minutes.
-            let retry = if error.may_cost() && attempt > 1 { Retry::Never } else { error.retry() };
+            costly += u32::from(error.may_cost());
+            let retry = if costly > 1 { Retry::Never } else { error.retry() };
             let backoff = if more { SHORT_BACKOFF } else { CALL_BACKOFF };
             let pause = backoff.pause(attempt, waited, retry);
             let next = pause.is_none() && is_outage(&error) && more;
