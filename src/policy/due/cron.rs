@@ -511,7 +511,8 @@ impl Field {
                     _ => String::new(),
                 };
                 let help = format!("from {} to {}{names}", self.least, self.most);
-                Err(wrong(format!("`{word}` is not a {}", self.name), help, at.clone()))
+                let article = if self.name == "hour" { "an" } else { "a" };
+                Err(wrong(format!("`{word}` is not {article} {}", self.name), help, at.clone()))
             }
         }
     }

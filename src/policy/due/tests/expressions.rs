@@ -73,7 +73,7 @@ fn a_mistake_is_named_with_its_place_and_a_way_out() {
         ("", "", "the cron expression is empty"),
         ("0 8 * *", "0 8 * *", "a cron expression has five fields, or six with seconds; this has 4"),
         ("0 0 8 * * * 2027", "0 0 8 * * * 2027", "years are not supported"),
-        ("0 24 * * *", "24", "`24` is not a hour"),
+        ("0 24 * * *", "24", "`24` is not an hour"),
         ("60 * * * *", "60", "`60` is not a minute"),
         ("0 0 0 * *", "0", "`0` is not a day of month"),
         ("0 0 * 13 *", "13", "`13` is not a month"),
