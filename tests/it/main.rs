@@ -30,5 +30,7 @@ mod project;
 mod serve;
 /// Sources over the samples that ship.
 mod sources;
+/// What goes wrong around the process, and what a person is told.
+mod trouble;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
 mod world;
