@@ -9,7 +9,7 @@
 //! | 2 | `expr` | the dialect's types and CEL: parse, check, evaluate; pure |
 //! | 3 | `domain` | plain data: the checked definition, run, activity, transcript, report, entry; no I/O, no async |
 //! | 4 | `ports` `policy` | one file per seam: trait + `…Kind` row + error · pure rules |
-//! | 5 | `config` `journal` `clients` `isolation` | settings and profiles · SQLite, the only truth · the one place where a secret is exposed · running a command confined |
+//! | 5 | `config` `journal` `clients` `workspace` `isolation` | settings and profiles · SQLite, the only truth · the one place where a secret is exposed · git, trees, files of repositories · running a command confined |
 //! | 6 | `pipeline` `models` `sources` `tools` `sinks` | parse → check · adapters, one file each |
 //! | 7 | `agent` | the boss loop, the intern call |
 //! | 8 | `steps` | one file per step kind: durable logic |
@@ -29,6 +29,7 @@ pub mod policy;
 pub mod config;
 pub mod journal;
 pub mod clients;
+pub mod workspace;
 pub mod isolation;
 pub mod pipeline;
 pub mod models;

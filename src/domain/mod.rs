@@ -1,6 +1,7 @@
 //! Plain data that everything speaks about: no I/O, no async.
 
 pub mod activity;
+pub mod code;
 pub mod definition;
 pub mod entry;
 pub mod model;

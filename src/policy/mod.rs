@@ -1,4 +1,5 @@
 //! Pure rules: no I/O.
 
+pub mod diff;
 pub mod due;
 pub mod redact;

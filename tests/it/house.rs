@@ -10,7 +10,7 @@ const ROWS: &[&[&str]] = &[
     &["expr"],
     &["domain"],
     &["ports", "policy"],
-    &["config", "journal", "clients", "isolation"],
+    &["config", "journal", "clients", "workspace", "isolation"],
     &["pipeline", "models", "sources", "tools", "sinks"],
     &["agent"],
     &["steps"],

@@ -34,3 +34,5 @@ mod sources;
 mod trouble;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
 mod world;
+/// Repositories, trees, edits, patches, worktrees and the tools that read them, against real and hostile repositories.
+mod workspace;
