@@ -1,7 +1,5 @@
 //! The floor: the same conversation with the same server and the same query, by a loop that keeps nothing.
 
-use std::time::{Duration, Instant};
-
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -73,13 +71,4 @@ pub fn query(world: &World, input: &Value) -> String {
         text.push('\n');
     }
     text
-}
-
-/// What one query takes.
-pub fn query_time(world: &World) -> Duration {
-    let began = Instant::now();
-    for _ in 0..200 {
-        query(world, &json!({"from": "2026-01-01"}));
-    }
-    began.elapsed() / 200
 }

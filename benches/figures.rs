@@ -3,12 +3,13 @@
 //!
 //! It says what is, not whether that is good: a shared machine is noisy, so look at the ratios and at several runs. Every
 //! figure is the median of its repetitions. State lies in the target folder, because a temporary folder may be in memory, where
-//! an fsync costs nothing.
+//! an fsync costs nothing; `--in DIR` puts it elsewhere, for instance into memory, to see what is left without the disk.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A bench that cannot measure ends.
 #![allow(clippy::disallowed_methods)] // The model server and the bare loops are no part of nightcrew.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 mod bare;
@@ -26,9 +27,12 @@ mod world;
 
 use table::Line;
 
+/// `--in`
+static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+
 /// Where states are made.
 pub fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    tempfile::tempdir_in(FOLDER.get().map_or(Path::new(env!("CARGO_TARGET_TMPDIR")), PathBuf::as_path)).unwrap()
 }
 
 /// A runtime as the daemon's.
@@ -57,7 +61,16 @@ fn main() {
     {
         return startup::child(Path::new(folder), url, runs.parse().unwrap());
     }
-    let wanted: Vec<&str> = args.iter().map(String::as_str).filter(|arg| !arg.starts_with("--")).collect();
+    let mut wanted: Vec<&str> = Vec::new();
+    let mut rest = args.iter();
+    while let Some(arg) = rest.next() {
+        match arg.as_str() {
+            "--in" => FOLDER.set(rest.next().expect("--in DIR").into()).unwrap(),
+            // Cargo says `--bench`.
+            flag if flag.starts_with("--") => {}
+            group => wanted.push(group),
+        }
+    }
     let mut lines = Vec::new();
     for (name, measure) in GROUPS {
         if wanted.is_empty() || wanted.contains(name) {

@@ -54,6 +54,8 @@ pub struct World {
     pub folder: PathBuf,
     pub config: String,
     pub env: Env,
+    /// The text of the pipeline whose runs are claimed.
+    pub pipeline: &'static str,
 }
 
 impl World {
@@ -75,7 +77,7 @@ impl World {
         if !warehouse.exists() {
             rusqlite::Connection::open(warehouse).unwrap().execute_batch(WAREHOUSE).unwrap();
         }
-        Self { folder: folder.to_owned(), config, env: Env::system() }
+        Self { folder: folder.to_owned(), config, env: Env::system(), pipeline: PIPELINE }
     }
 
     pub fn warehouse(&self) -> PathBuf {
@@ -126,11 +128,11 @@ impl World {
     /// Claims `count` runs.
     pub async fn claim(&self, journal: &Journal, count: usize) -> Vec<RunStart> {
         let name = self.folder.join("nightcrew.yaml").display().to_string();
-        let files = [("pipeline.yaml".to_owned(), PIPELINE.to_owned()), ("days.sql".to_owned(), DAYS.to_owned())];
+        let files = [("pipeline.yaml".to_owned(), self.pipeline.to_owned()), ("days.sql".to_owned(), DAYS.to_owned())];
         let settings = [(name, self.config.clone()), ("prices.yaml".into(), PRICES.into())];
         let (parsed, report) = pipeline::parse_stored(&files, &REGISTRY);
         let parsed = parsed.unwrap_or_else(|| panic!("{}", report.render(nightcrew::diag::Color::Off)));
-        let definition = Hash::of_parts([PIPELINE.as_bytes(), self.config.as_bytes()]);
+        let definition = Hash::of_parts([self.pipeline.as_bytes(), self.config.as_bytes()]);
         journal.put_definition(&parsed.name, definition, &files, &settings).await.unwrap();
         let mut starts = Vec::new();
         for _ in 0..count {

@@ -129,10 +129,7 @@ impl Executor {
             let error = match model.call(call).await {
                 Ok(mut answer) => {
                     answer.fallback = fallback;
-                    return match self.answered(at, intended, settings, request, granted, answer).await {
-                        Ok(output) => Tried::Answered(output),
-                        Err(stop) => Tried::Ended(stop),
-                    };
+                    return Tried::Answered(self.answered(at, intended, settings, request, granted, answer));
                 }
                 Err(error) => error,
             };
@@ -264,7 +261,8 @@ impl Executor {
         }
     }
 
-    async fn answered(
+    /// Books what the call cost and records its answer.
+    fn answered(
         &self,
         at: &At,
         intended: i64,
@@ -272,7 +270,7 @@ impl Executor {
         request: &ModelRequest,
         granted: UsdMicros,
         answer: ModelAnswer,
-    ) -> Result<Arc<RawValue>, Stop> {
+    ) -> Arc<RawValue> {
         // What the provider says it took is what is booked, also if it were more than was granted.
         let cost = self.bound.prices.cost(&settings.model, &answer.usage).unwrap_or(granted);
         if cost > granted {
@@ -282,8 +280,9 @@ impl Executor {
         let settlement = Settlement { cost, usage: answer.usage };
         let output = self.redacted(raw(&answer));
         let entry = self.entry(at, EntryKind::ActivityDone, output.clone());
-        self.journal.settle(entry, intended, Some(settlement)).await.map_err(journal_broken)?;
-        Ok(Arc::from(output))
+        // Logic may go on while this is being written: what it can do without asking the journal first is only to read.
+        self.journal.settle_soon(entry, intended, settlement);
+        Arc::from(output)
     }
 
     fn cost_of_failure(&self, settings: &ModelSettings, error: &ModelError, granted: UsdMicros) -> Settlement {

@@ -11,6 +11,7 @@ use super::{from_micros, micros};
 use crate::base::hash::Hash;
 use crate::base::ids::RunId;
 use crate::domain::entry::{Entry, EntryKind, NewEntry};
+use crate::domain::money::Settlement;
 
 /// An entry whose payload has passed the redactor and, if large, has been hashed: by the caller, not by the one writer.
 pub(super) struct Prepared {
@@ -25,6 +26,13 @@ impl Prepared {
     }
 }
 
+/// An entry that nobody waits for.
+pub(super) struct Unawaited {
+    pub(super) entry: Prepared,
+    /// The intention that it ends, and what that cost.
+    pub(super) settles: Option<(i64, Settlement)>,
+}
+
 /// The hash of a payload that does not stand in the database itself.
 pub(super) fn large(payload: &str) -> Option<Hash> {
     (payload.len() > INLINE).then(|| Hash::of(payload))
@@ -34,6 +42,17 @@ impl Store {
     /// Writes one entry and answers its number.
     pub(super) fn insert(&mut self, prepared: &Prepared) -> Result<i64, Error> {
         self.insert_with(prepared, prepared.entry.payload.get(), prepared.blob)
+    }
+
+    /// Writes one entry with the settlement that belongs to it.
+    pub(super) fn insert_unawaited(&mut self, unawaited: &Unawaited) -> Result<(), Error> {
+        self.insert(&unawaited.entry)?;
+        match &unawaited.settles {
+            Some((intended, settlement)) => {
+                self.settle_grant(&unawaited.entry.entry.run, *intended, Some(settlement))
+            }
+            None => Ok(()),
+        }
     }
 
     /// As [`Store::insert`], with another payload.

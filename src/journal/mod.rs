@@ -50,7 +50,7 @@ use crate::domain::money::{Grant, GrantRequest, Settlement};
 use crate::domain::view::SlotLine;
 use crate::ports::durable::SignalValue;
 
-use entries::Prepared;
+use entries::{Prepared, Unawaited};
 use queue::Queue;
 use writer::Store;
 
@@ -241,7 +241,7 @@ impl Journal {
     /// While the disk is full it is kept and tried again with every later call, which fail with the reason meanwhile. Blocks
     /// only when the writer is thousands of entries behind.
     pub fn append_lazy(&self, entry: NewEntry) {
-        self.inner.queue.push_lazy(self.prepare(entry));
+        self.inner.queue.push_lazy(Unawaited { entry: self.prepare(entry), settles: None });
     }
 
     /// THE claim: run, slot and `RunStarted` in one transaction. Every trigger calls this and only this.
@@ -274,6 +274,14 @@ impl Journal {
             Ok(seq)
         })
         .await
+    }
+
+    /// As [`Journal::settle`] for an act that ended well, without waiting: its commit begins at once, and whatever is asked of
+    /// the journal later stands behind it, so nothing can be intended that does not find it on disk.
+    ///
+    /// Kept and tried again like an entry of [`Journal::append_lazy`].
+    pub fn settle_soon(&self, entry: NewEntry, intended: i64, settlement: Settlement) {
+        self.inner.queue.push_lazy(Unawaited { entry: self.prepare(entry), settles: Some((intended, settlement)) });
     }
 
     /// Changes at every settlement: whoever got [`Grant::Wait`] asks again.

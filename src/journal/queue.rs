@@ -1,7 +1,8 @@
 //! The bounded queue in front of the writer thread.
 //!
 //! Order is the order of pushing. Awaited work waits for room without blocking its thread; lazy entries are counted too and
-//! block only when the writer is far behind, which bounds memory.
+//! block only when the writer is far behind, which bounds memory. A writer that has just written stays awake for a moment, so
+//! that entries which follow closely need not wake it: a wake-up costs more than the entry.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use super::entries::Prepared;
+use super::entries::Unawaited;
 use super::error::Error;
 use super::writer::Store;
 
@@ -32,14 +33,16 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     jobs: VecDeque<Job>,
-    /// How many of them are awaited.
-    awaited: usize,
+    /// How many of them are to be on disk at once.
+    pressing: usize,
+    /// The writer sleeps until it is woken.
+    asleep: bool,
     /// No more may be pushed; what is there is still done.
     finished: bool,
 }
 
 pub(super) enum Job {
-    Lazy(Prepared),
+    Lazy(Unawaited),
     Ask(Box<dyn Work>),
 }
 
@@ -95,43 +98,54 @@ impl Queue {
             if state.finished {
                 return Err(Error::Closed);
             }
-            state.awaited += 1;
+            state.pressing += 1;
             state.jobs.push_back(Job::Ask(Box::new(Ask { work, value: None, reply, _room: room })));
         }
         self.filled.notify_one();
         answer.await.map_err(|_| Error::Closed)?
     }
 
-    pub(super) fn push_lazy(&self, entry: Prepared) {
+    /// The end of something that was intended is `pressing`: its commit begins at once. Anything else shares the next one.
+    pub(super) fn push_lazy(&self, entry: Unawaited) {
         let mut state = self
             .drained
             .wait_while(self.state(), |state| state.jobs.len() >= LAZY && !state.finished)
             .unwrap_or_else(PoisonError::into_inner);
         if state.finished {
             // The next awaited call says so to whoever goes on.
-            tracing::warn!(run = %entry.entry.run, path = entry.entry.path, "entry after the journal was closed");
+            let entry = &entry.entry.entry;
+            tracing::warn!(run = %entry.run, path = entry.path, "entry after the journal was closed");
             return;
         }
+        let pressing = entry.settles.is_some();
+        state.pressing += usize::from(pressing);
         state.jobs.push_back(Job::Lazy(entry));
-        // It shares the commit of the next awaited call; only a writer that waits for anything at all has to know of it.
-        if matches!(state.jobs.len(), 1 | LAZY) {
+        if pressing || state.asleep || state.jobs.len() == LAZY {
             drop(state);
             self.filled.notify_one();
         }
     }
 
-    /// All that is queued, as soon as something is awaited; lazy entries alone wait up to [`LINGER`] for company. `None` once
+    /// All that is queued, as soon as something is pressing; lazy entries alone wait up to [`LINGER`] for company. `None` once
     /// finished and empty.
     pub(super) fn drain(&self) -> Option<Vec<Job>> {
-        let nothing = |state: &mut State| !state.finished && state.jobs.is_empty();
-        let state = self.filled.wait_while(self.state(), nothing).unwrap_or_else(PoisonError::into_inner);
-        let only_lazy = |state: &mut State| !state.finished && state.awaited == 0 && state.jobs.len() < LAZY;
-        let (mut state, _) =
-            self.filled.wait_timeout_while(state, LINGER, only_lazy).unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
+        loop {
+            let nothing_presses = |state: &mut State| !state.finished && state.pressing == 0 && state.jobs.len() < LAZY;
+            (state, _) =
+                self.filled.wait_timeout_while(state, LINGER, nothing_presses).unwrap_or_else(PoisonError::into_inner);
+            if !state.jobs.is_empty() || state.finished {
+                break;
+            }
+            state.asleep = true;
+            let nothing = |state: &mut State| !state.finished && state.jobs.is_empty();
+            state = self.filled.wait_while(state, nothing).unwrap_or_else(PoisonError::into_inner);
+            state.asleep = false;
+        }
         if state.jobs.is_empty() {
             return None;
         }
-        state.awaited = 0;
+        state.pressing = 0;
         let jobs = state.jobs.drain(..).collect();
         drop(state);
         self.drained.notify_all();
@@ -151,6 +165,6 @@ impl Queue {
         self.finish();
         let mut state = self.state();
         state.jobs.clear();
-        state.awaited = 0;
+        state.pressing = 0;
     }
 }

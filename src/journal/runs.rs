@@ -130,8 +130,9 @@ impl Store {
                 micros(start.started_at),
                 first_seq,
             ])?;
+        let run = self.conn().last_insert_rowid();
+        self.know_run(&start.id, run);
         self.insert(started)?;
-        let run = self.run_no(&start.id)?;
         self.waiting()?.insert(run);
         if let Some(slot) = slot {
             self.record_slot(&SlotLine { run: Some(start.id.clone()), ..slot.clone() })?;

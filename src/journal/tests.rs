@@ -499,6 +499,36 @@ async fn a_crash_leaves_the_reservation_spent_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
+async fn an_end_that_nobody_waits_for_is_on_disk_before_anything_is_intended_after_it() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    let run = begin(&journal, start("R1", RunLimits { max_budget: Some(usd(100)), ..RunLimits::default() })).await;
+    let (seq, _) = ask(&journal, &run, "a", request(usd(60), usd(0))).await;
+    let settlement = || Settlement { cost: usd(10), usage: Usage::default() };
+    let (blobs, away) = (bench.dir.path().join("blobs"), bench.dir.path().join("away"));
+    std::fs::rename(&blobs, &away).unwrap();
+    std::fs::write(&blobs, "in the way").unwrap();
+    let large = json!({"text": "x".repeat(40_000)});
+    journal.settle_soon(entry(&run, EntryKind::ActivityDone, "a", large), seq, settlement());
+    let intention = entry(&run, EntryKind::ActivityIntended, "b", json!({"kind": "model"}));
+    let price = Some(request(usd(50), usd(0)));
+    assert!(matches!(journal.intend(intention.clone(), price.clone()).await, Err(Error::Io { .. })));
+    std::fs::remove_file(&blobs).unwrap();
+    std::fs::rename(&away, &blobs).unwrap();
+    // Together with its money, which what comes after it may have.
+    let intended = journal.intend(intention, price).await.unwrap();
+    assert_eq!(intended, Intended { seq: 4, grant: Some(Grant::Granted { input: usd(50), output: usd(0) }) });
+    let kinds: Vec<_> = journal.reader().entries_after(Some(&run), 0, 10).unwrap().iter().map(|e| e.kind).collect();
+    use EntryKind::{ActivityDone, ActivityIntended, RunStarted};
+    assert_eq!(kinds, [RunStarted, ActivityIntended, ActivityDone, ActivityIntended]);
+    // Without anything after it, it comes by itself.
+    let mut seen = journal.entries();
+    journal.settle_soon(entry(&run, EntryKind::ActivityDone, "b", json!({})), intended.seq, settlement());
+    assert_eq!(*seen.wait_for(|seq| *seq == 5).await.unwrap(), 5);
+    assert_eq!(journal.reader().spend_of(&run).unwrap().total(), usd(20));
+}
+
+#[tokio::test]
 async fn a_failed_call_without_a_settlement_stays_charged_and_stops_the_waiting() {
     let bench = Bench::new();
     let journal = bench.open();

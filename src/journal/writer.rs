@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::blobs::Blobs;
-use super::entries::Prepared;
+use super::entries::Unawaited;
 use super::error::Error;
 use super::grants::Money;
 use super::lock::Lock;
@@ -179,14 +179,22 @@ impl Store {
         if let Some(no) = self.cache.run_nos.get(run) {
             return Ok(*no);
         }
-        let mut statement = self.conn.prepare_cached("SELECT no FROM runs WHERE id = ?1")?;
-        let no: Option<i64> = statement.query_row([run.as_str()], |row| row.get(0)).optional()?;
+        let no: Option<i64> = self
+            .conn
+            .prepare_cached("SELECT no FROM runs WHERE id = ?1")?
+            .query_row([run.as_str()], |row| row.get(0))
+            .optional()?;
         let no = no.ok_or_else(|| Error::NoRun(run.clone()))?;
+        self.know_run(run, no);
+        Ok(no)
+    }
+
+    /// Remembers the row number of a run.
+    pub(super) fn know_run(&mut self, run: &RunId, no: i64) {
         if self.cache.run_nos.len() >= RUNS {
             self.cache.run_nos.clear();
         }
         self.cache.run_nos.insert(run.clone(), no);
-        Ok(no)
     }
 
     /// Runs that were claimed and have not begun.
@@ -322,7 +330,7 @@ struct Writer {
     store: Store,
     seen: Watches,
     /// Lazy entries that are not on disk yet; they go before everything else.
-    lazy: Vec<Prepared>,
+    lazy: Vec<Unawaited>,
 }
 
 /// One step of a transaction.
@@ -384,7 +392,7 @@ impl Writer {
                 match step {
                     Step::Lazy(up_to) => {
                         for entry in lazy.get(written..*up_to).unwrap_or_default() {
-                            store.insert(entry)?;
+                            store.insert_unawaited(entry)?;
                         }
                         written = (*up_to).max(written);
                     }
@@ -427,10 +435,10 @@ impl Writer {
     /// Writes the lazy entries, each by itself. One that never can be written is a mistake of the caller: it is dropped loudly.
     fn write_lazy(&mut self) -> Result<(), Error> {
         while let Some(entry) = self.lazy.first() {
-            match self.store.transaction(|store| store.insert(entry).map(drop)) {
+            match self.store.transaction(|store| store.insert_unawaited(entry)) {
                 Ok(()) => self.store.tell(&self.seen),
                 Err(error @ (Error::NoRun(_) | Error::Sql(_))) => {
-                    let entry = &entry.entry;
+                    let entry = &entry.entry.entry;
                     tracing::error!(%error, run = %entry.run, path = entry.path, kind = %entry.kind, "an entry is lost");
                 }
                 Err(error) => return Err(error),
