@@ -473,6 +473,12 @@ pub fn find(library: &Library, places: &Places, registry: &Registry, asked: &str
     })
 }
 
+/// Whether files have changed since the run began. It keeps what it began with; `false` where that cannot be said.
+pub fn has_changed_since(library: &Library, run: &RunStart) -> bool {
+    let now = library.pipelines.get(&run.pipeline);
+    now.is_some_and(|(_, pipeline)| start::definition_hash(pipeline, &library.settings) != run.definition)
+}
+
 fn not_open(run: &RunId, error: &journal::Error) -> Refusal {
     match error {
         journal::Error::Ended { outcome, .. } => {

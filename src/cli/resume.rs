@@ -9,6 +9,7 @@ use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
 use crate::base::scope::Scope;
 use crate::control::{Reply, Request};
+use crate::daemon::has_changed_since;
 use crate::daemon::signals::Signals;
 use crate::domain::view::RunView;
 use crate::journal::Reader;
@@ -27,6 +28,12 @@ pub async fn run(session: &Session, args: ResumeArgs) -> anyhow::Result<Exit> {
 
 async fn one(session: &Session, reader: Reader, view: RunView, add: UsdMicros) -> anyhow::Result<Exit> {
     let id = view.start.id.clone();
+    if session.library_if_whole().is_some_and(|library| has_changed_since(&library, &view.start)) {
+        session.ui.must_say(format!(
+            "note: the run keeps the pipeline and the configuration that it began with; for what has changed since: {}",
+            session.again(&format!("run {}", view.start.pipeline))
+        ));
+    }
     if let Some(mut holder) = session.holder().await? {
         holder.ask(&Request::Resume { run: Some(id.clone()), add, by: by() }).await.map_err(asked)?;
         return run::watch(session, holder, reader, id, None).await;

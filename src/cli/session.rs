@@ -90,6 +90,13 @@ impl Session {
             .with_context(|| format!("reading the folder `{}`", self.places.pipelines.display()))
     }
 
+    /// As [`Session::library`], and nothing is said when there is none.
+    pub fn library_if_whole(&self) -> Option<Library> {
+        let (settings, report) = load::settings(&self.places, &REGISTRY);
+        let settings = settings.filter(|_| !report.has_errors())?;
+        Library::load(&self.places, &REGISTRY, Arc::new(settings)).ok()
+    }
+
     /// Mistakes with carets, on stderr.
     pub fn show_report(&self, report: &Report) {
         if !report.is_empty() {

@@ -318,7 +318,7 @@ fn model_stop(error: &ModelError, model: &str) -> Stop {
     match error {
         ModelError::Credential(_) => Stop::Blocked(
             Failure::new("E-CREDENTIAL", message)
-                .help("check the model's `api_key` in the configuration; `nightcrew doctor` names what is missing"),
+                .help("put the key where the model's `api_key` looks for it and resume; `nightcrew doctor` names what is missing"),
         ),
         ModelError::Billing(_) => {
             Stop::Blocked(Failure::new("E-BILLING", message).help("raise the limit in the provider's own console"))

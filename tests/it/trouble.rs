@@ -141,6 +141,26 @@ fn what_a_model_server_does_wrong_ends_in_an_outcome_that_a_person_understands()
 }
 
 #[test]
+fn who_resumes_after_a_change_hears_that_the_run_keeps_what_it_began_with() {
+    let server = ModelServer::script(good);
+    let project = Project::new(&[("brief", BRIEF)], Some(&server));
+    let whole = std::fs::read_to_string(project.path("config/nightcrew.yaml")).unwrap();
+    let keyed = whole.replace("haiku-5-5,", "haiku-5-5, api_key: secret:KEY,") + "secrets: {KEY: {file: the.key}}\n";
+    project.write("config/nightcrew.yaml", &keyed);
+    project.run(&["run", "brief"]).ends(1);
+    let id = project.runs()[0]["id"].as_str().unwrap().to_owned();
+    project.write("config/nightcrew.yaml", &whole);
+    let still = project.run(&["resume", &id]).ends(1);
+    assert!(still.err.contains("the run keeps the pipeline and the configuration that it began with"), "{}", still.err);
+    assert!(still.err.contains(" run brief"), "{}", still.err);
+    // The key itself is read anew at each use.
+    project.write("config/nightcrew.yaml", &keyed);
+    project.write("config/the.key", "key\n");
+    let goes = project.run(&["resume", &id]).ends(0);
+    assert!(!goes.err.contains("note:"), "{}", goes.err);
+}
+
+#[test]
 fn a_second_daemon_hears_who_holds_the_directory_also_when_it_wants_the_same_port() {
     let project = Project::new(&[("ask", ASK)], None);
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
