@@ -316,10 +316,9 @@ fn is_outage(error: &ModelError) -> bool {
 fn model_stop(error: &ModelError, model: &str) -> Stop {
     let message = format!("{model}: {error}");
     match error {
-        ModelError::Credential(_) => Stop::Blocked(
-            Failure::new("E-CREDENTIAL", message)
-                .help("put the key where the model's `api_key` looks for it and resume; `nightcrew doctor` names what is missing"),
-        ),
+        ModelError::Credential(_) => Stop::Blocked(Failure::new("E-CREDENTIAL", message).help(
+            "put the key where the model's `api_key` looks for it and resume; `nightcrew doctor` names what is missing",
+        )),
         ModelError::Billing(_) => {
             Stop::Blocked(Failure::new("E-BILLING", message).help("raise the limit in the provider's own console"))
         }
