@@ -22,7 +22,12 @@ impl Bare {
         let system = "s".repeat(4_000);
         let mut messages = vec![raw(json!({"role": "user", "content": [{"type": "text", "text": "Why?"}]}))];
         for requests in 1.. {
-            let body = serde_json::to_vec(&Body { model: "claude-opus-5-5", system: &system, messages: &messages, stream: true });
+            let body = serde_json::to_vec(&Body {
+                model: "claude-opus-5-5",
+                system: &system,
+                messages: &messages,
+                stream: true,
+            });
             let request = self.client.post(&self.url).header("content-type", "application/json").body(body.unwrap());
             let text = request.send().await.unwrap().text().await.unwrap();
             let (mut call, mut input) = (Value::Null, String::new());

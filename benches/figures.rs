@@ -81,7 +81,10 @@ fn main() {
         }
     }
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    println!("\nnightcrew {}, {cores} cores; medians; other load on the machine counts in\n", env!("CARGO_PKG_VERSION"));
+    println!(
+        "\nnightcrew {}, {cores} cores; medians; other load on the machine counts in\n",
+        env!("CARGO_PKG_VERSION")
+    );
     table::print(&lines);
     println!("\ncrates in the binary: {}", crates());
     println!("cold build: CARGO_TARGET_DIR=$(mktemp -d) cargo build --release --timings");

@@ -56,8 +56,7 @@ pub fn records() -> Vec<Line> {
 
             let insert = |n: usize| {
                 let entry = entry(&runs[0].id, n);
-                let mut statement =
-                    conn.prepare_cached("INSERT INTO entries (path, payload) VALUES (?1, ?2)").unwrap();
+                let mut statement = conn.prepare_cached("INSERT INTO entries (path, payload) VALUES (?1, ?2)").unwrap();
                 statement.execute((&entry.path, entry.payload.get())).unwrap();
             };
             let began = Instant::now();

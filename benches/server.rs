@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
 
 /// What it was asked, over all connections.
 #[derive(Default)]
@@ -39,9 +39,7 @@ struct Script {
 
 impl Server {
     pub fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let address = listener.local_addr().unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
         let seen = Arc::new(Seen::default());
         let shared = seen.clone();
         std::thread::Builder::new()
@@ -49,7 +47,11 @@ impl Server {
             .spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async move {
-                    let listener = TcpListener::from_std(listener).unwrap();
+                    // A thousand runs may connect in one moment.
+                    let socket = TcpSocket::new_v4().unwrap();
+                    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+                    let listener = socket.listen(4_096).unwrap();
+                    tell.send(listener.local_addr().unwrap()).unwrap();
                     loop {
                         let (stream, _) = listener.accept().await.unwrap();
                         let seen = shared.clone();
@@ -59,7 +61,7 @@ impl Server {
                 });
             })
             .unwrap();
-        Self { address, seen }
+        Self { address: told.recv().unwrap(), seen }
     }
 
     /// Answers after `delay`, asks for a tool `turns` times, does not answer request number `hold` of a conversation.

@@ -131,7 +131,13 @@ pub fn memory() -> Vec<Line> {
         each.push((measure(250) - measure(50)) / 200.0);
     }
     vec![
-        Line { name: "resident memory of `nightcrew serve`, idle", figure: median(idle), unit: "MB", bar: Bar::AtMost(20.0), floor: None },
+        Line {
+            name: "resident memory of `nightcrew serve`, idle",
+            figure: median(idle),
+            unit: "MB",
+            bar: Bar::AtMost(20.0),
+            floor: None,
+        },
         Line {
             name: "  per further concurrent run, in its 15th turn",
             figure: median(each),

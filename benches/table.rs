@@ -21,7 +21,14 @@ pub enum Bar {
 }
 
 pub fn print(lines: &[Line]) {
-    let mut rows = vec![["figure".to_owned(), "measured".into(), "to reach".into(), "floor".into(), "× floor".into(), String::new()]];
+    let mut rows = vec![[
+        "figure".to_owned(),
+        "measured".into(),
+        "to reach".into(),
+        "floor".into(),
+        "× floor".into(),
+        String::new(),
+    ]];
     for line in lines {
         let unit = line.unit;
         let bar = match line.bar {
@@ -41,7 +48,17 @@ pub fn print(lines: &[Line]) {
         let pad = |column: usize| " ".repeat(widths[column] - row[column].chars().count());
         println!(
             "{}{}  {}{}  {}{}  {}{}  {}{}  {}",
-            row[0], pad(0), pad(1), row[1], pad(2), row[2], pad(3), row[3], pad(4), row[4], row[5]
+            row[0],
+            pad(0),
+            pad(1),
+            row[1],
+            pad(2),
+            row[2],
+            pad(3),
+            row[3],
+            pad(4),
+            row[4],
+            row[5]
         );
     }
 }

@@ -21,7 +21,9 @@ pub fn one_turn() -> Vec<Line> {
     let world = World::at(folder.path(), &url);
     let (mut ours, mut bare, mut asked, mut noted) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let notes = rusqlite::Connection::open(folder.path().join("notes.db")).unwrap();
-    notes.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE notes (text TEXT)").unwrap();
+    notes
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; CREATE TABLE notes (text TEXT)")
+        .unwrap();
     let note = |text: &str| notes.execute("INSERT INTO notes VALUES (?1)", [text]).unwrap();
     runtime.block_on(async {
         let process = world.open();

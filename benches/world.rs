@@ -104,9 +104,8 @@ impl World {
         let journal = self.journal();
         let load = |stored: &StoredDefinition| {
             let (pipeline, report) = pipeline::parse_stored(&stored.files, &REGISTRY);
-            let failure = |report: nightcrew::diag::Report| {
-                Failure::new("E-BENCH", report.render(nightcrew::diag::Color::Off))
-            };
+            let failure =
+                |report: nightcrew::diag::Report| Failure::new("E-BENCH", report.render(nightcrew::diag::Color::Off));
             let pipeline = pipeline.ok_or_else(|| failure(report))?;
             let (settings, report) = config::parse_stored(&stored.settings, &REGISTRY);
             Ok((pipeline, settings.ok_or_else(|| failure(report))?))
@@ -161,7 +160,8 @@ impl World {
             };
             starts.push(start);
         }
-        let claims = starts.iter().map(|start| journal.claim(Claim { start: start.clone(), slot: None, max_queued: u32::MAX }));
+        let claims =
+            starts.iter().map(|start| journal.claim(Claim { start: start.clone(), slot: None, max_queued: u32::MAX }));
         for claimed in futures_util::future::join_all(claims).await {
             assert_eq!(claimed.unwrap(), Claimed::New);
         }

@@ -48,9 +48,7 @@ impl Store {
     pub(super) fn insert_unawaited(&mut self, unawaited: &Unawaited) -> Result<(), Error> {
         self.insert(&unawaited.entry)?;
         match &unawaited.settles {
-            Some((intended, settlement)) => {
-                self.settle_grant(&unawaited.entry.entry.run, *intended, Some(settlement))
-            }
+            Some((intended, settlement)) => self.settle_grant(&unawaited.entry.entry.run, *intended, Some(settlement)),
             None => Ok(()),
         }
     }

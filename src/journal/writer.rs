@@ -22,8 +22,9 @@ use crate::base::clock::Timestamp;
 use crate::base::env::Env;
 use crate::base::ids::RunId;
 
-/// Calls and entries of one transaction.
-const BATCH: usize = 4_096;
+/// Calls and entries of one transaction: enough that the fsync is a small part of it, and few enough that the first of a
+/// thousand need not wait for the last.
+const BATCH: usize = 256;
 /// Run numbers remembered before the memory is emptied.
 const RUNS: usize = 10_000;
 

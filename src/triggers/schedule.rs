@@ -12,9 +12,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::FuturesOrdered;
+use futures_util::{FutureExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +40,9 @@ const RECENT: u32 = 1_000;
 
 /// Decisions about one pipeline that are written together.
 const CHUNK: usize = 1_000;
+
+/// So many pipelines are decided before the journal is given their claims.
+const TOGETHER: usize = 16;
 
 /// A pipeline's schedule and how far it has been decided.
 #[derive(Debug)]
@@ -305,8 +308,7 @@ impl Loop {
         loop {
             let now = self.env.now();
             self.notice_steps(now).await?;
-            let work = self.decide(now);
-            if work.is_empty() {
+            if !self.carry_out(now).await? {
                 self.dispatch();
                 if !self.unwritten.is_empty() {
                     self.journal.record_slots(self.unwritten.clone()).await?;
@@ -314,7 +316,6 @@ impl Loop {
                 }
                 return Ok(());
             }
-            self.carry_out(work, now).await?;
         }
     }
 
@@ -343,45 +344,45 @@ impl Loop {
         Ok(())
     }
 
-    /// What is due, pipeline by pipeline, at most a chunk of each.
-    fn decide(&self, now: Timestamp) -> Vec<(String, Vec<Decision>)> {
-        let full = self.queue.waiting() >= self.bounds.max_waiting;
-        let due = self.entries.values().filter(|entry| entry.next_due.is_some_and(|due| due <= now));
-        due.map(|entry| {
-            let Scheduled { pipeline, schedule, policy } = &entry.scheduled;
-            let limit = || (self.hooks.limit)(pipeline, now).map(Refusal::Limit);
-            let refusal = entry
-                .paused
-                .as_ref()
-                .map(|_| Refusal::Paused)
-                .or_else(|| full.then_some(Refusal::QueueFull))
-                .or_else(limit);
-            let situation = Situation {
-                pipeline: &pipeline.name,
-                schedule,
-                policy,
-                accounted_to: entry.accounted_to,
-                taken: &entry.taken,
-                now,
-                open: self.queue.open(&pipeline.name),
-                refusal,
-            };
-            (pipeline.name.clone(), decide(situation).take(CHUNK).collect())
-        })
-        .filter(|(_, decisions): &(String, Vec<Decision>)| !decisions.is_empty())
-        .collect()
+    /// What becomes of the slots of a pipeline that are due, at most a chunk of them.
+    fn decide(&self, entry: &Entry, now: Timestamp, full: bool) -> Vec<Decision> {
+        let Scheduled { pipeline, schedule, policy } = &entry.scheduled;
+        let limit = || (self.hooks.limit)(pipeline, now).map(Refusal::Limit);
+        let refusal = entry
+            .paused
+            .as_ref()
+            .map(|_| Refusal::Paused)
+            .or_else(|| full.then_some(Refusal::QueueFull))
+            .or_else(limit);
+        let situation = Situation {
+            pipeline: &pipeline.name,
+            schedule,
+            policy,
+            accounted_to: entry.accounted_to,
+            taken: &entry.taken,
+            now,
+            open: self.queue.open(&pipeline.name),
+            refusal,
+        };
+        decide(situation).take(CHUNK).collect()
     }
 
-    /// Writes the decisions, and takes in the runs that are then claimed.
-    async fn carry_out(&mut self, work: Vec<(String, Vec<Decision>)>, now: Timestamp) -> Result<(), journal::Error> {
+    /// Decides what is due, writes it, and takes in the runs that are then claimed. Whether anything was.
+    async fn carry_out(&mut self, now: Timestamp) -> Result<bool, journal::Error> {
         let mut lines = Vec::new();
-        let mut claims = Vec::new();
         let mut accounts = Vec::new();
-        for (name, decisions) in work {
-            let Some(entry) = self.entries.get(&name) else { continue };
-            if let Some(last) = decisions.last() {
-                accounts.push((name.clone(), last.slot.nominal_at));
-            }
+        let journal = self.journal.clone();
+        let claim = |(start, claim): (Start, Claim)| {
+            let journal = journal.clone();
+            async move { (start, journal.claim(claim.clone()).await, claim) }
+        };
+        let mut claimed = FuturesOrdered::new();
+        let mut answered = VecDeque::new();
+        let full = self.queue.waiting() >= self.bounds.max_waiting;
+        for entry in self.entries.values().filter(|entry| entry.next_due.is_some_and(|due| due <= now)) {
+            let decisions = self.decide(entry, now, full);
+            let Some(last) = decisions.last() else { continue };
+            accounts.push((entry.name().to_owned(), last.slot.nominal_at));
             for Decision { slot, fate } in decisions {
                 let line = self.line(entry, &slot, &fate, now);
                 let Fate::Run { start, .. } = fate else {
@@ -389,21 +390,27 @@ impl Loop {
                     continue;
                 };
                 match self.claim(entry, &slot, line, now) {
-                    Ok(claim) => claims.push((start, claim)),
+                    Ok(prepared) => claimed.push_back(claim((start, prepared))),
                     Err(line) => lines.push(*line),
                 }
             }
+            // The journal writes these while the next pipelines are decided. It is all one turn, so no yielding in between.
+            if accounts.len().is_multiple_of(TOGETHER) {
+                answered.extend(tokio::task::unconstrained(claimed.next()).now_or_never().flatten());
+            }
         }
-        let journal = self.journal.clone();
-        let claim = |(start, claim): (Start, Claim)| {
-            let journal = journal.clone();
-            async move { (start, journal.claim(claim.clone()).await, claim) }
-        };
-        let mut claimed: FuturesOrdered<_> = claims.into_iter().map(claim).collect();
+        if accounts.is_empty() {
+            return Ok(false);
+        }
         // One that failed must not keep those that succeeded from beginning.
         let mut failed = None;
-        while let Some((start, claimed, claim)) = claimed.next().await {
-            match claimed {
+        loop {
+            let next = match answered.pop_front() {
+                None => claimed.next().await,
+                answered => answered,
+            };
+            let Some((start, outcome, claim)) = next else { break };
+            match outcome {
                 Ok(Claimed::New) => {
                     self.take_in(claim, start).await;
                     self.dispatch();
@@ -435,7 +442,7 @@ impl Loop {
         }
         let states = accounts.iter().filter_map(|(name, _)| Some((name, self.entries.get(name)?.state())));
         let stored = join_all(states.map(|(name, state)| self.journal.set_schedule_state(name, state))).await;
-        stored.into_iter().collect()
+        stored.into_iter().collect::<Result<(), _>>().map(|()| true)
     }
 
     fn line(&self, entry: &Entry, slot: &Slot, fate: &Fate, now: Timestamp) -> SlotLine {
