@@ -1,7 +1,7 @@
 //! Reading git's objects: a `cat-file` process that is kept alive and asked again and again.
 //!
-//! Invariants: an object is asked for by its full id alone, so what is asked cannot be misread; its size is asked first, and
-//! nothing above the cap is loaded; a process that was slow or answered oddly is killed, never used again. New objects are
+//! Invariants: an object is asked for by its full id alone, so what is asked cannot be misread; its size is told first, and
+//! nothing above the cap is handed on; a process that was slow or answered oddly is killed, never used again. New objects are
 //! found without a restart.
 
 use std::io::{Read as _, Write as _};
@@ -18,6 +18,8 @@ use super::git::{self, Git, Group, Reach};
 
 /// One object must be there after this.
 const TIME: Duration = Duration::from_secs(60);
+/// The rest of an answer that nobody wants is read up to this size, in bytes; above it the process is given up.
+const MOST_DRAINED: u64 = 16 * 1024 * 1024;
 /// Processes that wait for the next question.
 const IDLE: usize = 8;
 
@@ -83,6 +85,10 @@ pub(super) struct Batch {
     at: usize,
     /// An answer was not taken whole: what comes next cannot be understood.
     broken: bool,
+    /// What is left of the answer is too much to be read for nothing.
+    hopeless: bool,
+    git: Git,
+    repository: PathBuf,
 }
 
 const WHAT: &str = "reading an object of the repository";
@@ -98,7 +104,24 @@ impl Batch {
         };
         git::set_nonblocking(stdin.as_fd()).map_err(Error::io(WHAT))?;
         git::set_nonblocking(stdout.as_fd()).map_err(Error::io(WHAT))?;
-        Ok(Self { _group: group, stdin, stdout, buffer: Vec::new(), at: 0, broken: false })
+        Ok(Self {
+            _group: group,
+            stdin,
+            stdout,
+            buffer: Vec::new(),
+            at: 0,
+            broken: false,
+            hopeless: false,
+            git: git.clone(),
+            repository: repository.to_owned(),
+        })
+    }
+
+    /// Another process in the place of one that cannot be used any more.
+    fn restart(&mut self) -> Result<(), Error> {
+        let (git, repository) = (self.git.clone(), self.repository.clone());
+        *self = Self::start(&git, &repository)?;
+        Ok(())
     }
 
     /// Type and size of an object; `None` when there is no such object.
@@ -111,32 +134,43 @@ impl Batch {
 
     /// See [`Objects::read`].
     pub fn read(&mut self, id: &str, kind: Kind, cap: u64) -> Result<Vec<u8>, Error> {
-        let Some((found, size)) = self.info(id)? else {
-            return Err(Error::NotFound(format!("the repository has no object {id}")));
-        };
-        if found != kind {
-            return Err(Error::Refused(format!("object {id} is another kind of object")));
+        enum Answer {
+            Missing,
+            Other,
+            Large,
+            Content(Vec<u8>),
         }
-        if size > cap {
-            return Err(Error::TooLarge { what: "the file's bytes".into(), cap });
-        }
-        self.whole(|batch, deadline| {
+        let answer = self.whole(|batch, deadline| {
             batch.send(&format!("contents {id}\n"), deadline)?;
-            let Some((_, size)) = batch.header(id, deadline)? else { return Err(odd()) };
-            let mut content = batch.take(size as usize + 1, deadline)?;
-            content.pop();
-            Ok(content)
-        })
+            let Some((found, size)) = batch.header(id, deadline)? else { return Ok(Answer::Missing) };
+            if found == kind && size <= cap {
+                let mut content = batch.take(size as usize + 1, deadline)?;
+                content.pop();
+                return Ok(Answer::Content(content));
+            }
+            if size <= MOST_DRAINED {
+                batch.take(size as usize + 1, deadline)?;
+            } else {
+                batch.hopeless = true;
+            }
+            Ok(if found == kind { Answer::Large } else { Answer::Other })
+        })?;
+        match answer {
+            Answer::Content(content) => Ok(content),
+            Answer::Missing => Err(Error::NotFound(format!("the repository has no object {id}"))),
+            Answer::Other => Err(Error::Refused(format!("object {id} is another kind of object"))),
+            Answer::Large => Err(Error::TooLarge { what: "the file's bytes".into(), cap }),
+        }
     }
 
     /// Marks the process as broken unless the answer was taken whole.
     fn whole<T>(&mut self, ask: impl FnOnce(&mut Self, Instant) -> Result<T, Error>) -> Result<T, Error> {
         if self.broken {
-            return Err(odd());
+            self.restart()?;
         }
         self.broken = true;
         let answer = ask(self, Instant::now() + TIME)?;
-        self.broken = false;
+        self.broken = self.hopeless;
         Ok(answer)
     }
 

@@ -28,6 +28,8 @@ use super::tree::{Entry, Snapshot};
 /// Files and bytes of one worktree.
 const MOST_FILES: usize = 500_000;
 const MOST_BYTES: u64 = 8 * 1024 * 1024 * 1024;
+/// Below this many files one writer is quicker than several.
+const FEW: usize = 500;
 /// One file.
 const MOST_FILE: u64 = 512 * 1024 * 1024;
 
@@ -76,7 +78,7 @@ impl Worktrees {
         if entries.len() > MOST_FILES {
             return Err(Error::TooLarge { what: "the files of the repository".into(), cap: MOST_FILES as u64 });
         }
-        Writer::new(&worktree.path)?.write(&snapshot, entries.iter())?;
+        write_all(&worktree.path, &snapshot, entries)?;
         Ok(worktree)
     }
 }
@@ -100,7 +102,8 @@ impl Worktree {
         let (old, new) = (repository.snapshot(&self.tree)?, repository.snapshot(tree)?);
         let before: BTreeMap<&RepoPath, &Entry> = old.entries()?.iter().map(|entry| (&entry.path, entry)).collect();
         let after: BTreeMap<&RepoPath, &Entry> = new.entries()?.iter().map(|entry| (&entry.path, entry)).collect();
-        let mut writer = Writer::new(&self.path)?;
+        let bytes = AtomicU64::new(0);
+        let mut writer = Writer::new(&self.path, &bytes)?;
         for (path, entry) in &before {
             if after.get(path).is_none_or(|now| now != entry) {
                 writer.remove(path)?;
@@ -138,30 +141,44 @@ fn open_up(folder: &Path) {
     }
 }
 
+/// Writes all files of a tree, by several threads where there are many.
+fn write_all(path: &Path, snapshot: &Snapshot, entries: &[Entry]) -> Result<(), Error> {
+    let bytes = AtomicU64::new(0);
+    let threads = if entries.len() < FEW { 1 } else { super::search::threads() };
+    let chunk = entries.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let bytes = &bytes;
+        let work = |part: &[Entry]| Writer::new(path, bytes)?.write(snapshot, part.iter());
+        let workers: Vec<_> = entries.chunks(chunk).map(|part| scope.spawn(move || work(part))).collect();
+        workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(|_| Err(super::directory::panicked())))
+    })
+}
+
 /// Writes files beneath one folder.
-struct Writer {
+struct Writer<'a> {
     root: OwnedFd,
     /// The folder that was written to last: files come sorted, so it is mostly the next one's, too.
     at: Option<(RepoPath, OwnedFd)>,
-    bytes: u64,
+    /// Written by all writers of one worktree.
+    bytes: &'a AtomicU64,
 }
 
-impl Writer {
-    fn new(path: &Path) -> Result<Self, Error> {
+impl<'a> Writer<'a> {
+    fn new(path: &Path, bytes: &'a AtomicU64) -> Result<Self, Error> {
         let root = rustix::fs::open(path, FOLDER, Bits::empty())
             .map_err(|error| Error::Io { what: format!("opening `{}`", path.display()), source: error.into() })?;
-        Ok(Self { root, at: None, bytes: 0 })
+        Ok(Self { root, at: None, bytes })
     }
 
-    fn write<'a>(&mut self, snapshot: &Snapshot, entries: impl Iterator<Item = &'a Entry>) -> Result<(), Error> {
+    fn write<'e>(&mut self, snapshot: &Snapshot, entries: impl Iterator<Item = &'e Entry>) -> Result<(), Error> {
         snapshot.reading(|batch| {
             for entry in entries {
                 if matches!(entry.mode, Mode::Submodule | Mode::Folder | Mode::Absent) {
                     continue;
                 }
                 let content = batch.read(&entry.id, Kind::Blob, MOST_FILE)?;
-                self.bytes += content.len() as u64;
-                if self.bytes > MOST_BYTES {
+                let size = content.len() as u64;
+                if self.bytes.fetch_add(size, Ordering::Relaxed) + size > MOST_BYTES {
                     return Err(Error::TooLarge { what: "the bytes of the repository".into(), cap: MOST_BYTES });
                 }
                 let bits = if entry.mode == Mode::Executable { 0o755 } else { 0o644 };
@@ -218,7 +235,11 @@ impl Writer {
             let here = at.as_ref().map_or(self.root.as_fd(), |fd| fd.as_fd());
             let next = match openat(here, part, FOLDER, Bits::empty()) {
                 Err(Errno::NOENT) => {
-                    mkdirat(here, part, Bits::from_raw_mode(0o755)).map_err(|error| writing(&folder, error))?;
+                    match mkdirat(here, part, Bits::from_raw_mode(0o755)) {
+                        // Another writer was quicker.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(error) => return Err(writing(&folder, error)),
+                    }
                     openat(here, part, FOLDER, Bits::empty())
                 }
                 other => other,
