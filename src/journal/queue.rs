@@ -41,6 +41,8 @@ struct State {
     finished: bool,
 }
 
+// Most jobs are entries: boxing them would cost each an allocation.
+#[allow(clippy::large_enum_variant)]
 pub(super) enum Job {
     Lazy(Unawaited),
     Ask(Box<dyn Work>),
