@@ -66,9 +66,12 @@ fn check_library() -> Result<(), Error> {
 
 /// The schema version of the file, 0 when it is empty.
 fn version(conn: &Connection, path: &Path, migrations: &[&str]) -> Result<u32, Error> {
-    let found: u32 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let application: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
-    let tables: u32 = conn.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    // One state of the file: a holder may be filling it at this moment.
+    let read = conn.unchecked_transaction()?;
+    let found: u32 = read.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let application: i32 = read.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    let tables: u32 = read.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    drop(read);
     if tables > 0 && application != APPLICATION {
         return Err(Error::Corrupt { path: path.to_owned(), detail: "it belongs to another program".to_owned() });
     }
