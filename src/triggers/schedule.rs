@@ -396,7 +396,8 @@ impl Loop {
             }
             // The journal writes these while the next pipelines are decided. It is all one turn, so no yielding in between.
             if accounts.len().is_multiple_of(TOGETHER) {
-                answered.extend(tokio::task::unconstrained(claimed.next()).now_or_never().flatten());
+                let ready = || tokio::task::unconstrained(claimed.next()).now_or_never().flatten();
+                answered.extend(std::iter::from_fn(ready));
             }
         }
         if accounts.is_empty() {
