@@ -22,6 +22,8 @@ pub const REGISTRY: Registry = Registry {
     sources: nightcrew::sources::ALL,
     sinks: nightcrew::sinks::ALL,
     models: nightcrew::models::ALL,
+    sandboxes: nightcrew::sandboxes::ALL,
+    publishers: nightcrew::publishers::ALL,
 };
 
 /// One agent and its tool.

@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use crate::base::clock::Timestamp;
-use crate::base::env::Env;
+use crate::base::env::{Env, process_variable};
 use crate::base::hash::Hash;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
@@ -36,6 +36,7 @@ use crate::domain::entry::NewEntry;
 use crate::domain::run::{Failure, Outcome, RunStart, TriggerKind};
 use crate::domain::view::SlotLine;
 use crate::engine::bind::StandardBind;
+use crate::engine::workshop::{Workshop, WorkshopSetup};
 use crate::engine::{Engine, EngineSetup};
 use crate::journal::{self, Claim, Claimed, DaemonCaps, Journal, OpenOptions, RunFinish};
 use crate::models::tape::TapeWriter;
@@ -150,6 +151,15 @@ impl Holder {
         let tape = record.map(|file| TapeWriter::open(&file, redactor)).transpose()?;
         let mut bind = StandardBind::new(registry, journal.reader().clone(), env.clone(), out, load);
         bind.record = tape.clone();
+        bind.workshop = Some(Arc::new(Workshop::new(WorkshopSetup {
+            env: env.clone(),
+            registry,
+            folder: state.join("work"),
+            pipelines: places.pipelines.clone(),
+            scope: scope.clone(),
+            program: None,
+            path: process_variable("PATH").unwrap_or_default().into(),
+        })));
         let engine = Engine::start(EngineSetup {
             env: env.clone(),
             journal: journal.clone(),

@@ -6,11 +6,12 @@
 //! call gets a result in the next message; bytes that were sent are sent again unchanged (until a compaction); a call that
 //! was cut off is never performed; an answer is corrected at most once for its type and once for its evidence.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::domain::activity::Activity;
+use crate::domain::activity::{Activity, CodeAt};
 use crate::domain::model::{Block, Message, ModelAnswer, ModelRequest, Role, StopReason};
 use crate::domain::money::Cap;
 use crate::domain::run::Failure;
@@ -54,6 +55,8 @@ pub struct Question<'a> {
     pub evidence: Evidence,
     /// `None`: one question without tools.
     pub tools: Option<Toolbox>,
+    /// The code that its tools look at and edit; holds the newest tree. `None`: the run has none.
+    pub code: Option<&'a RefCell<CodeAt>>,
     /// How large results are condensed. `None`: they are not.
     pub condense: Option<Condense>,
     /// Requests at most. The last one must conclude.

@@ -12,7 +12,8 @@ use crate::domain::model::{Block, Role, ToolSpec};
 use crate::domain::run::Failure;
 use crate::domain::view::RunView;
 use crate::expr::types::{Field, Type};
-use crate::ports::durable::{DurableContext, Stop};
+use crate::ports::durable::{DurableContext, Recorded, Stop};
+use crate::ports::tool::WorksOn;
 use crate::tools;
 
 use super::boss::{self, Question};
@@ -120,7 +121,7 @@ impl Calls {
         let mut asked = Vec::new();
         let mut again = Vec::new();
         for (n, call) in calls.iter().enumerate() {
-            let repeated = self.count(call)?;
+            let repeated = self.count(question, call)?;
             match self.plan(question, toolbox, n, call) {
                 Plan::Answer(answer) => {
                     if answer.is_error {
@@ -137,10 +138,7 @@ impl Calls {
         }
         let labels: Vec<String> = asked.iter().map(|(label, _)| label.clone()).collect();
         let accounts: Vec<bool> = asked.iter().map(|(_, activity)| matches!(activity, Activity::Account)).collect();
-        let mut recorded = Vec::new();
-        for result in question.ctx.perform_all(asked, PARALLEL).await {
-            recorded.push(result?);
-        }
+        let recorded = act(question, asked).await?;
         let mut useful = false;
         let mut performed = labels.iter().zip(accounts).zip(recorded).zip(again);
         let mut blocks = Vec::new();
@@ -172,12 +170,16 @@ impl Calls {
     }
 
     /// Counts a call. True when it was made before.
-    fn count(&mut self, call: &Call) -> Result<bool, Stop> {
+    fn count(&mut self, question: &Question<'_>, call: &Call) -> Result<bool, Stop> {
         if call.name == "budget" {
             return Ok(true);
         }
         let input = crate::base::hash::canonical_json(&call.input);
-        let count = self.seen.entry(Hash::of_parts([call.name.as_bytes(), input.as_bytes()])).or_default();
+        // The same look at code that has changed is another one.
+        let looks = tools::find(&call.name).is_some_and(|kind| kind.works_on != WorksOn::Nothing);
+        let tree = question.code.filter(|_| looks).map(|code| code.borrow().tree.to_string()).unwrap_or_default();
+        let parts = [call.name.as_bytes(), input.as_bytes(), tree.as_bytes()];
+        let count = self.seen.entry(Hash::of_parts(parts)).or_default();
         *count += 1;
         if *count >= SAME_CALL {
             let shown: String = prompt::clean(&input).chars().take(120).collect();
@@ -227,7 +229,15 @@ impl Calls {
                 }
             }
         }
-        Plan::Ask(Activity::Tool(ToolRequest { tool: call.name.clone(), input }))
+        let works_on = tools::find(&call.name).map_or(WorksOn::Nothing, |kind| kind.works_on);
+        let code = match works_on {
+            WorksOn::Nothing => None,
+            WorksOn::Code | WorksOn::Sandbox => match question.code {
+                Some(code) => Some(code.borrow().clone()),
+                None => return Plan::Answer(mistake("this run has no repository")),
+            },
+        };
+        Plan::Ask(Activity::Tool(ToolRequest { tool: call.name.clone(), input, code }))
     }
 
     fn complain(&mut self, question: &Question<'_>, input: &Value) -> ToolAnswer {
@@ -274,7 +284,7 @@ impl Calls {
         let text = prompt::clean(&answer.text);
         let source = format!("tool {}", call.name);
         if text.len() <= MOST_RESULT {
-            return Ok(ToolAnswer { text: prompt::fence(&source, &text), is_error: answer.is_error });
+            return Ok(ToolAnswer { text: prompt::fence(&source, &text), ..answer });
         }
         let artifact = keep(question.ctx, &format!("{label}/keep"), &source, text.clone()).await?;
         let digest = digest(question, label, call, &text).await?;
@@ -291,8 +301,37 @@ impl Calls {
             told.push_str(&prompt::fence("digest", &digest));
         }
         self.know(artifact);
-        Ok(ToolAnswer { text: told, is_error: answer.is_error })
+        Ok(ToolAnswer { text: told, ..answer })
     }
+}
+
+/// Performs the calls: side by side, but one after the other as soon as one of them changes the code, so that each sees what
+/// the earlier ones made of it.
+async fn act(question: &Question<'_>, asked: Vec<(String, Activity)>) -> Result<Vec<Recorded>, Stop> {
+    let edits = |activity: &Activity| matches!(activity, Activity::Tool(request) if request.tool == "edit");
+    let mut recorded = Vec::new();
+    if !asked.iter().any(|(_, activity)| edits(activity)) {
+        for result in question.ctx.perform_all(asked, PARALLEL).await {
+            recorded.push(result?);
+        }
+        return Ok(recorded);
+    }
+    for (label, mut activity) in asked {
+        if let (Activity::Tool(request), Some(code)) = (&mut activity, question.code)
+            && request.code.is_some()
+        {
+            request.code = Some(code.borrow().clone());
+        }
+        let changes = edits(&activity);
+        let answer = question.ctx.perform(&label, activity).await?;
+        if let (true, Some(code)) = (changes, question.code)
+            && let Some(tree) = answer.decode::<ToolAnswer>()?.tree
+        {
+            code.borrow_mut().tree = tree;
+        }
+        recorded.push(answer);
+    }
+    Ok(recorded)
 }
 
 /// Stores a large text.
@@ -330,6 +369,7 @@ async fn digest(question: &Question<'_>, label: &str, call: &Call, text: &str) -
         keys: &|_| Vec::new(),
         evidence: Evidence::default(),
         tools: None,
+        code: None,
         condense: None,
         max_turns: Some(2),
         counts_turn: false,
@@ -377,9 +417,9 @@ fn account_text(view: &RunView) -> String {
 }
 
 fn reply(text: impl Into<String>) -> ToolAnswer {
-    ToolAnswer { text: text.into(), is_error: false }
+    ToolAnswer::text(text)
 }
 
 fn mistake(text: impl Into<String>) -> ToolAnswer {
-    ToolAnswer { text: text.into(), is_error: true }
+    ToolAnswer::mistake(text)
 }

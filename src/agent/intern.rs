@@ -155,6 +155,7 @@ async fn ask(call: &InternCall<'_>, role: Role, label: &str) -> Result<Map<Strin
         keys: call.keys,
         evidence: call.evidence.clone(),
         tools: None,
+        code: None,
         condense: None,
         max_turns: None,
         counts_turn: false,

@@ -19,7 +19,15 @@ const fn provider(name: &'static str) -> ModelKind {
 const MODELS: &[ModelKind] = &[provider("anthropic"), provider("openai"), provider("tape")];
 
 fn registry() -> Registry {
-    Registry { steps: &[], tools: &[], sources: SOURCES, sinks: &[] as &[SinkKind], models: MODELS }
+    Registry {
+        steps: &[],
+        tools: &[],
+        sources: SOURCES,
+        sinks: &[] as &[SinkKind],
+        models: MODELS,
+        sandboxes: &[],
+        publishers: &[],
+    }
 }
 
 fn check(text: &str) -> (Option<Settings>, String) {

@@ -5,8 +5,12 @@ use serde_json::{Map, Value};
 
 use crate::base::hash::Hash;
 
+use super::code::{TreeDiff, TreeId};
+use super::finding::FindingsRequest;
 use super::model::ModelRequest;
+use super::proposal::Proposal;
 use super::report::Report;
+use super::sandbox::SandboxRequest;
 
 /// One journalled act. Its address is the path of the context that performs it plus a number.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -24,6 +28,18 @@ pub enum Activity {
     Account,
     /// Stores a large text as an artifact. Yields [`Artifact`].
     Keep { name: String, text: String },
+    /// Looks up the code that the run works on. `attempt` tells looks apart. Yields `sandbox::Workspace`.
+    Workspace { attempt: u32 },
+    /// Makes or finds the environment for a tree and runs its checks. Yields `sandbox::Prepared`.
+    Environment { base: TreeId },
+    /// Runs a command in the sandbox. Yields `sandbox::SandboxAnswer`.
+    Sandbox(SandboxRequest),
+    /// Compares, applies and picks from trees. Yields [`Difference`] or [`NewTree`].
+    Code(CodeRequest),
+    /// Asks the findings ledger, or tells it. Yields `finding::Judged`, or an object.
+    Findings(FindingsRequest),
+    /// Publishes a ticket or a pull request. Acts outside. Yields `proposal::Published`.
+    Publish(Box<Proposal>),
 }
 
 /// Whether a crash between beginning and end matters.
@@ -44,13 +60,28 @@ impl Activity {
             Self::Deliver(_) => "deliver",
             Self::Account => "account",
             Self::Keep { .. } => "keep",
+            Self::Workspace { .. } => "workspace",
+            Self::Environment { .. } => "environment",
+            Self::Sandbox(_) => "sandbox",
+            Self::Code(_) => "code",
+            Self::Findings(_) => "findings",
+            Self::Publish(_) => "publish",
         }
     }
 
     pub fn care(&self) -> Care {
         match self {
-            Self::Model(_) | Self::Deliver(_) => Care::Guarded,
-            Self::Fetch(_) | Self::Tool(_) | Self::Account | Self::Keep { .. } => Care::Pure,
+            Self::Model(_) | Self::Deliver(_) | Self::Publish(_) => Care::Guarded,
+            // Sandbox work is repeated from the tree; the ledger takes the same word twice.
+            Self::Fetch(_)
+            | Self::Tool(_)
+            | Self::Account
+            | Self::Keep { .. }
+            | Self::Workspace { .. }
+            | Self::Environment { .. }
+            | Self::Sandbox(_)
+            | Self::Code(_)
+            | Self::Findings(_) => Care::Pure,
         }
     }
 
@@ -92,6 +123,46 @@ pub struct ToolRequest {
     /// The capability name.
     pub tool: String,
     pub input: Value,
+    /// The code it is about, for those that look at code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<CodeAt>,
+}
+
+/// Where an agent's work on the code stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CodeAt {
+    /// The run's base, for which the environment was prepared.
+    pub base: TreeId,
+    /// With the agent's edits so far.
+    pub tree: TreeId,
+}
+
+/// Work on trees that needs no sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "code", rename_all = "snake_case")]
+pub enum CodeRequest {
+    /// Yields [`Difference`].
+    Diff { base: TreeId, new: TreeId },
+    /// `base` with a patch as text. Yields [`NewTree`].
+    Apply { base: TreeId, patch: String },
+    /// The change from `base` to `new`, on another base; fails where they touch the same lines. Yields [`NewTree`].
+    Carry { base: TreeId, new: TreeId, onto: TreeId },
+    /// `base` with its tests as in `new` and all else as it was: whole files that are tests, and of other Rust files the test
+    /// modules. Yields [`NewTree`].
+    Tests { base: TreeId, new: TreeId },
+}
+
+/// The difference of two trees, for rules and for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Difference {
+    pub diff: TreeDiff,
+    /// As text that `git apply` takes.
+    pub patch: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewTree {
+    pub tree: TreeId,
 }
 
 /// What the model is told.
@@ -100,6 +171,19 @@ pub struct ToolAnswer {
     pub text: String,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_error: bool,
+    /// The code afterwards, where the tool changed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<TreeId>,
+}
+
+impl ToolAnswer {
+    pub fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_error: false, tree: None }
+    }
+    /// What the model did wrong, so that it may do it right.
+    pub fn mistake(text: impl Into<String>) -> Self {
+        Self { text: text.into(), is_error: true, tree: None }
+    }
 }
 
 /// One report for one sink.

@@ -22,6 +22,7 @@ use crate::ports::source::{Source, SourceSetup};
 
 use super::calls::Gates;
 use super::executor::default_max_rows;
+use super::workshop::Workshop;
 
 /// Makes what a run is bound to, from the definition it began with.
 pub trait Bind: Send + Sync {
@@ -39,7 +40,9 @@ pub struct Bound {
     pub(super) out: PathBuf,
     models: BTreeMap<Role, Result<Arc<dyn Model>, Stop>>,
     sources: HashMap<String, Result<Arc<dyn Source>, Stop>>,
-    registry: Registry,
+    pub(super) registry: Registry,
+    /// `None`: this process works on no code (benchmarks).
+    pub(super) workshop: Option<Arc<Workshop>>,
 }
 
 /// A source with the question that a tool asks of it.
@@ -136,6 +139,8 @@ pub struct StandardBind {
     pub load: LoadStored,
     /// `--record`: every model call is appended to this tape.
     pub record: Option<Arc<TapeWriter>>,
+    /// For runs that work on code.
+    pub workshop: Option<Arc<Workshop>>,
     cache: Mutex<Definitions>,
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
     gates: Arc<Gates>,
@@ -150,6 +155,7 @@ impl StandardBind {
             out,
             load,
             record: None,
+            workshop: None,
             cache: Mutex::default(),
             models: Mutex::default(),
             gates: Arc::default(),
@@ -248,6 +254,7 @@ impl Bind for StandardBind {
             models,
             sources,
             registry: self.registry,
+            workshop: self.workshop.clone(),
         }))
     }
 }

@@ -272,8 +272,19 @@ impl Context {
     fn over_time(&self, activity: &Activity) -> Option<Stop> {
         match activity {
             Activity::Model(request) if request.from_report_slice => None,
-            Activity::Model(_) | Activity::Fetch(_) | Activity::Tool(_) => self.state.past_deadline(),
-            Activity::Deliver(_) | Activity::Account | Activity::Keep { .. } => None,
+            Activity::Model(_)
+            | Activity::Fetch(_)
+            | Activity::Tool(_)
+            | Activity::Workspace { .. }
+            | Activity::Environment { .. }
+            | Activity::Sandbox(_) => self.state.past_deadline(),
+            // What is finished is not thrown away for want of a second.
+            Activity::Deliver(_)
+            | Activity::Publish(_)
+            | Activity::Findings(_)
+            | Activity::Code(_)
+            | Activity::Account
+            | Activity::Keep { .. } => None,
         }
     }
 

@@ -89,14 +89,22 @@ impl Executor {
         match activity {
             Activity::Model(request) => self.model(at, request, halt).await,
             Activity::Deliver(delivery) => self.deliver(at, &delivery).await,
+            Activity::Publish(proposal) => self.publish(at, &proposal).await,
             pure => {
                 debug_assert_eq!(pure.care(), Care::Pure);
                 let answer = match &pure {
                     Activity::Fetch(request) => self.fetch(request, halt).await.map(|rows| raw(&rows)),
-                    Activity::Tool(request) => self.tool(request, halt).await.map(|answer| raw(&answer)),
+                    Activity::Tool(request) => self.tool(&at, request, halt).await.map(|answer| raw(&answer)),
                     Activity::Account => self.account(&at.run).await.map(|view| raw(&view)),
                     Activity::Keep { name, text } => self.keep(name, text).await.map(|artifact| raw(&artifact)),
-                    Activity::Model(_) | Activity::Deliver(_) => unreachable!("handled above"),
+                    Activity::Workspace { attempt } => self.workspace(*attempt).await.map(|found| raw(&found)),
+                    Activity::Environment { base } => self.environment(&at, base).await.map(|prepared| raw(&prepared)),
+                    Activity::Sandbox(request) => self.sandbox(&at, request).await.map(|answer| raw(&answer)),
+                    Activity::Code(request) => self.code(request).await,
+                    Activity::Findings(request) => self.findings(&at, request).await,
+                    Activity::Model(_) | Activity::Deliver(_) | Activity::Publish(_) => {
+                        unreachable!("handled above")
+                    }
                 };
                 match answer {
                     Ok(output) => {
@@ -177,16 +185,19 @@ impl Executor {
         Err(Stop::Failed(Failure::new("E-SOURCE", "no answer")))
     }
 
-    async fn tool(&self, request: &ToolRequest, halt: &Halt) -> Result<ToolAnswer, Stop> {
+    async fn tool(&self, at: &At, request: &ToolRequest, halt: &Halt) -> Result<ToolAnswer, Stop> {
         if let Some(answer) = self.artifact_tool(request).await? {
             return Ok(answer);
+        }
+        if let Some(code) = &request.code {
+            return self.code_tool(at, request, code).await;
         }
         let args = request.input.as_object().cloned().unwrap_or_default();
         let fetch = FetchRequest { from: request.tool.clone(), query: None, args, attempt: 0 };
         match self.fetch(&fetch, halt).await {
-            Ok(rows) => Ok(ToolAnswer { text: table_text(&rows), is_error: false }),
+            Ok(rows) => Ok(ToolAnswer::text(table_text(&rows))),
             // The model may ask again in another way; only what a person must mend ends the step.
-            Err(Stop::Failed(failure)) => Ok(ToolAnswer { text: failure.message, is_error: true }),
+            Err(Stop::Failed(failure)) => Ok(ToolAnswer::mistake(failure.message)),
             Err(stop) => Err(stop),
         }
     }
@@ -202,7 +213,7 @@ impl Executor {
         let blob = blob.ok_or_else(|| Stop::Failed(Failure::new("E-ARTIFACT", "the artifact is not known")))?;
         let bytes = self.journal.reader().blob(&blob).map_err(journal_broken)?;
         let text = look(&String::from_utf8_lossy(&bytes), &request.input);
-        Ok(Some(ToolAnswer { text, is_error: false }))
+        Ok(Some(ToolAnswer::text(text)))
     }
 
     async fn keep(&self, name: &str, text: &str) -> Result<Artifact, Stop> {

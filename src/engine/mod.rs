@@ -6,9 +6,13 @@
 
 pub mod bind;
 mod calls;
+mod code;
 mod embedded;
 mod executor;
+mod findings;
+mod publish;
 mod transcript;
+pub mod workshop;
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;

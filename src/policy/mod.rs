@@ -2,4 +2,6 @@
 
 pub mod diff;
 pub mod due;
+pub mod proof;
 pub mod redact;
+pub mod suite;

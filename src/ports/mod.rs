@@ -5,6 +5,8 @@
 
 pub mod durable;
 pub mod model;
+pub mod publisher;
+pub mod sandbox;
 pub mod sink;
 pub mod source;
 pub mod step;
@@ -18,6 +20,8 @@ pub struct Registry {
     pub sources: &'static [source::SourceKind],
     pub sinks: &'static [sink::SinkKind],
     pub models: &'static [model::ModelKind],
+    pub sandboxes: &'static [sandbox::SandboxKind],
+    pub publishers: &'static [publisher::PublisherKind],
 }
 
 impl Registry {
@@ -32,6 +36,12 @@ impl Registry {
     }
     pub fn sink(&self, name: &str) -> Option<&'static sink::SinkKind> {
         self.sinks.iter().find(|kind| kind.name == name)
+    }
+    pub fn sandbox(&self, name: &str) -> Option<&'static sandbox::SandboxKind> {
+        self.sandboxes.iter().find(|kind| kind.name == name)
+    }
+    pub fn publisher(&self, name: &str) -> Option<&'static publisher::PublisherKind> {
+        self.publishers.iter().find(|kind| kind.name == name)
     }
     pub fn model(&self, name: &str) -> Option<&'static model::ModelKind> {
         self.models.iter().find(|kind| kind.name == name)

@@ -7,6 +7,7 @@
 use crate::base::LocalBoxFuture;
 use crate::domain::definition::{Options, Pipeline, Step};
 use crate::domain::entry::StepEnd;
+use crate::domain::sandbox::{Prepared, Workspace};
 use crate::expr::cel::Bindings;
 use crate::expr::types::Type;
 
@@ -137,6 +138,14 @@ pub struct KindMistake {
     pub help: Option<String>,
 }
 
+/// The code that the steps of a run share.
+#[derive(Clone, Debug)]
+pub struct Work {
+    pub workspace: Workspace,
+    /// Where something of the pipeline runs in the sandbox.
+    pub prepared: Option<Prepared>,
+}
+
 /// What the logic of one step (or of one item of its `each`) gets.
 pub struct StepCall<'a> {
     /// The context at the step's own path.
@@ -150,6 +159,8 @@ pub struct StepCall<'a> {
     pub scope: &'a Bindings,
     /// The name and value of the innermost `each` item.
     pub item: Option<(&'a str, &'a serde_json::Value)>,
+    /// The run's code, where one of its steps needs any.
+    pub work: Option<&'a Work>,
     /// Steps of the run that failed, were blocked or capped, as (path, outcome, reason): for reports.
     pub problems: &'a [(String, String, String)],
 }

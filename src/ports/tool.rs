@@ -14,6 +14,18 @@ pub struct ToolKind {
     pub schema: fn() -> Value,
     /// Every agent has it; it is not listed in YAML.
     pub always: bool,
+    /// What it needs beside data.
+    pub works_on: WorksOn,
     /// Can run in this version.
     pub ready: bool,
+}
+
+/// What a capability needs beside data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WorksOn {
+    Nothing,
+    /// The code of the run.
+    Code,
+    /// The code, and a sandbox in which its commands run.
+    Sandbox,
 }

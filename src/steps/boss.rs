@@ -1,10 +1,13 @@
 //! `boss`: reasoning and decisions by the capable model, with tools, within turns and money.
 
+use std::cell::RefCell;
+
 use serde_json::Value;
 
 use crate::agent::boss::{Condense, Question, Toolbox, answer};
 use crate::agent::prompt;
 use crate::base::LocalBoxFuture;
+use crate::domain::activity::CodeAt;
 use crate::domain::entry::StepEnd;
 use crate::domain::model::Role;
 use crate::expr::types::{Field, Type};
@@ -60,6 +63,10 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
     let default = default_output();
     let output = call.output.unwrap_or(&default);
     let (pipeline, ask) = (call.pipeline, model::instruction(call.options));
+    let code = call.work.map(|work| {
+        let tree = work.workspace.tree.clone();
+        RefCell::new(CodeAt { base: tree.clone(), tree })
+    });
     let question = Question {
         ctx: call.ctx,
         role: Role::Boss,
@@ -70,6 +77,7 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
         keys: &|step| model::keys_of(&call, step),
         evidence: model::evidence(&call, ask)?,
         tools: Some(Toolbox::new(pipeline, &call.options.texts("tools"))?),
+        code: code.as_ref(),
         condense: Some(Condense {
             pipeline: pipeline.name.clone(),
             summary: pipeline.summary.clone(),

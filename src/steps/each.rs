@@ -10,6 +10,7 @@ use crate::domain::entry::StepEnd;
 use crate::domain::run::Outcome;
 use crate::expr::cel::Bindings;
 use crate::ports::durable::{ChildRun, DurableContext, Stop};
+use crate::ports::step::Work;
 
 use super::run::{Level, outcome_of};
 use super::{data, intern};
@@ -26,6 +27,7 @@ pub(super) async fn run(
     step: &Step,
     each: &Each,
     scope: &Bindings,
+    work: Option<&Work>,
     problems: &[(String, String, String)],
 ) -> Result<StepEnd, Stop> {
     let mut items = data::items(&each.items, scope)?;
@@ -42,9 +44,9 @@ pub(super) async fn run(
         logic: Box::new(move |ctx| {
             let mut scope = scope.clone();
             scope.set(each.name.as_str(), item.clone());
-            Box::pin(
-                async move { data::settle(level.body(&*ctx, step, &scope, Some((&each.name, item)), problems).await) },
-            )
+            Box::pin(async move {
+                data::settle(level.body(&*ctx, step, &scope, Some((&each.name, item)), work, problems).await)
+            })
         }),
     });
     let parallel = each.parallel.unwrap_or(PARALLEL).max(1) as usize;

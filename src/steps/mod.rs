@@ -24,6 +24,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod work;
 
 pub use each::item_key;
 pub use run::{AFTER_A_FAILURE, RunEnd, run_pipeline};

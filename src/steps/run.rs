@@ -10,8 +10,9 @@ use crate::domain::entry::StepEnd;
 use crate::domain::run::{Failure, Outcome};
 use crate::expr::cel::Bindings;
 use crate::ports::durable::{DurableContext, Logic, Stop};
-use crate::ports::step::{StepCall, StepKind};
+use crate::ports::step::{StepCall, StepKind, Work};
 
+use super::work::{self, Needs};
 use super::{E_KIND, data, each, find};
 
 /// How the reason of a step begins that was skipped because an earlier one failed: it runs when the run is resumed.
@@ -42,7 +43,8 @@ pub async fn run_pipeline(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resu
         "run",
         json!({"id": run.id.as_str(), "started_at": run.started_at.to_string(), "nominal_at": run.nominal_at.to_string()}),
     );
-    let level = Level { pipeline, steps: &pipeline.steps, item: None, problems: &[], until: run.until.as_deref() };
+    let level =
+        Level { pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: run.until.as_deref() };
     let ended = level.run(ctx, scope).await?;
     let failure = ended.failure();
     let headline = match ended.headline {
@@ -75,6 +77,8 @@ pub(super) struct Level<'a> {
     pub steps: &'a [Step],
     /// The innermost `each` item.
     pub item: Option<(&'a str, &'a Value)>,
+    /// The run's code, once it was looked up.
+    pub work: Option<&'a Work>,
     /// Of the levels above.
     pub problems: &'a [(String, String, String)],
     pub until: Option<&'a str>,
@@ -121,6 +125,8 @@ impl Level<'_> {
         };
         let mut stopped: Option<String> = None;
         let mut fetched = Fetched::No;
+        let mut begun: Option<Work> = None;
+        let needs = if self.work.is_none() { Needs::of(self.steps) } else { Needs::Nothing };
         for step in self.steps {
             let kind = kind_of(step);
             let closing = kind.is_some_and(|kind| kind.closing);
@@ -142,6 +148,16 @@ impl Level<'_> {
                     Err(stop) => broken = Some(stop),
                 }
             }
+            // Before the first step that costs anything, so that nothing is paid for what cannot be finished.
+            let costs = !closing && kind.is_none_or(|kind| !matches!(kind.name, "fetch" | "compute" | "approve"));
+            if needs > Needs::Nothing && begun.is_none() && costs && skip.is_none() && broken.is_none() {
+                match work::begin(ctx, needs).await {
+                    Ok(work) => begun = Some(work),
+                    Err(stop) if stop.is_final() => return Err(stop),
+                    Err(stop) => broken = Some(stop),
+                }
+            }
+            let work = self.work.or(begun.as_ref());
             let problems: Vec<_> = self.problems.iter().chain(&ended.problems).cloned().collect();
             let end = {
                 let (scope, problems) = (&scope, problems.as_slice());
@@ -150,7 +166,7 @@ impl Level<'_> {
                         match (skip, broken) {
                             (Some(reason), _) => Ok(data::skipped(reason)),
                             (None, Some(stop)) => data::settle(Err(stop)),
-                            (None, None) => data::settle(self.step(&*ctx, step, scope, problems).await),
+                            (None, None) => data::settle(self.step(&*ctx, step, scope, work, problems).await),
                         }
                     })
                 });
@@ -213,11 +229,12 @@ impl Level<'_> {
         ctx: &dyn DurableContext,
         step: &Step,
         scope: &Bindings,
+        work: Option<&Work>,
         problems: &[(String, String, String)],
     ) -> Result<StepEnd, Stop> {
         match &step.each {
-            Some(each) => each::run(self, ctx, step, each, scope, problems).await,
-            None => self.body(ctx, step, scope, self.item, problems).await,
+            Some(each) => each::run(self, ctx, step, each, scope, work, problems).await,
+            None => self.body(ctx, step, scope, self.item, work, problems).await,
         }
     }
 
@@ -228,6 +245,7 @@ impl Level<'_> {
         step: &Step,
         scope: &Bindings,
         item: Option<(&str, &Value)>,
+        work: Option<&Work>,
         problems: &[(String, String, String)],
     ) -> Result<StepEnd, Stop> {
         match &step.body {
@@ -242,12 +260,13 @@ impl Level<'_> {
                     check: check.as_ref(),
                     scope,
                     item,
+                    work,
                     problems,
                 };
                 run(call).await
             }
             StepBody::Steps(steps) => {
-                let level = Level { pipeline: self.pipeline, steps, item, problems, until: None };
+                let level = Level { pipeline: self.pipeline, steps, item, work, problems, until: None };
                 let ended = level.run(ctx, scope.clone()).await?;
                 Ok(child_end(ended))
             }

@@ -32,8 +32,15 @@ use crate::ports::durable::{ChildRun, DurableContext, Logic, Recorded, SignalVal
 
 use super::run::{RunEnd, run_pipeline};
 
-pub(super) const REGISTRY: Registry =
-    Registry { steps: super::ALL, tools: crate::tools::ALL, sources: &[], sinks: &[], models: &[] };
+pub(super) const REGISTRY: Registry = Registry {
+    steps: super::ALL,
+    tools: crate::tools::ALL,
+    sources: &[],
+    sinks: &[],
+    models: &[],
+    sandboxes: &[],
+    publishers: &[],
+};
 
 /// What a scripted model does at one call.
 #[derive(Clone, Debug)]
@@ -74,6 +81,8 @@ pub(super) struct World {
     pub source: Script<FetchRequest, Vec<Value>>,
     pub tool: Script<ToolRequest, String>,
     pub sink: Script<Delivery, Receipt>,
+    /// Code, sandbox, ledger and publishing.
+    pub work: Script<Activity, Value>,
     pub signals: RefCell<BTreeMap<String, VecDeque<SignalValue>>>,
     pub now: Cell<Timestamp>,
     pub asked: RefCell<Vec<(String, Activity)>>,
@@ -130,6 +139,9 @@ impl World {
                     key: delivery.key.clone(),
                     found: false,
                 })
+            })),
+            work: RefCell::new(Box::new(|activity| {
+                Err(super::failed("E-TEST", format!("no answer to a {}", activity.kind())))
             })),
             signals: RefCell::default(),
             now: Cell::new(now),
@@ -341,9 +353,15 @@ impl TestContext {
                     "artifact_read" => crate::tools::artifact::read(text, &request.input),
                     _ => crate::tools::artifact::search(text, &request.input),
                 };
-                json!(ToolAnswer { text, is_error: false })
+                json!(ToolAnswer::text(text))
             }
-            Activity::Tool(request) => json!(ToolAnswer { text: (world.tool.borrow_mut())(request)?, is_error: false }),
+            Activity::Tool(request) => json!(ToolAnswer::text((world.tool.borrow_mut())(request)?)),
+            Activity::Workspace { .. }
+            | Activity::Environment { .. }
+            | Activity::Sandbox(_)
+            | Activity::Code(_)
+            | Activity::Findings(_)
+            | Activity::Publish(_) => (world.work.borrow_mut())(activity)?,
             Activity::Deliver(delivery) => json!((world.sink.borrow_mut())(delivery)?),
             Activity::Account => json!(world.account()),
             Activity::Keep { name, text } => {

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ports::tool::ToolKind;
+use crate::ports::tool::{ToolKind, WorksOn};
 
 /// The most characters that one answer has.
 pub const MOST_CHARS: usize = 12_000;
@@ -31,6 +31,7 @@ pub const READ: ToolKind = ToolKind {
         })
     },
     always: true,
+    works_on: WorksOn::Nothing,
     ready: true,
 };
 
@@ -52,6 +53,7 @@ pub const SEARCH: ToolKind = ToolKind {
         })
     },
     always: true,
+    works_on: WorksOn::Nothing,
     ready: true,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ports::tool::ToolKind;
+use crate::ports::tool::{ToolKind, WorksOn};
 
 pub const KIND: ToolKind = ToolKind {
     name: "budget",
@@ -10,6 +10,7 @@ pub const KIND: ToolKind = ToolKind {
     description: "How many turns and how much money this run has used and may still use. It cannot be raised from here.",
     schema,
     always: true,
+    works_on: WorksOn::Nothing,
     ready: true,
 };
 

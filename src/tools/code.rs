@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ports::tool::ToolKind;
+use crate::ports::tool::{ToolKind, WorksOn};
 
 pub const READ: ToolKind = ToolKind {
     name: "read",
@@ -15,6 +15,7 @@ pub const READ: ToolKind = ToolKind {
         )
     },
     always: false,
+    works_on: WorksOn::Code,
     ready: false,
 };
 
@@ -24,6 +25,7 @@ pub const SEARCH: ToolKind = ToolKind {
     description: "Search the files of the repository with a regular expression.",
     schema: || closed(json!({"pattern": {"type": "string"}, "glob": {"type": "string"}}), &["pattern"]),
     always: false,
+    works_on: WorksOn::Code,
     ready: false,
 };
 
@@ -33,6 +35,7 @@ pub const TREE: ToolKind = ToolKind {
     description: "List the files of the repository below a folder.",
     schema: || closed(json!({"path": {"type": "string"}, "glob": {"type": "string"}}), &[]),
     always: false,
+    works_on: WorksOn::Code,
     ready: false,
 };
 
@@ -47,6 +50,7 @@ pub const EDIT: ToolKind = ToolKind {
         )
     },
     always: false,
+    works_on: WorksOn::Code,
     ready: false,
 };
 
@@ -56,6 +60,7 @@ pub const RUN_TESTS: ToolKind = ToolKind {
     description: "Run the project's tests on the workspace as it is now, in the sandbox.",
     schema: || closed(json!({"filter": {"type": "string"}}), &[]),
     always: false,
+    works_on: WorksOn::Sandbox,
     ready: false,
 };
 
@@ -65,6 +70,7 @@ pub const RUN: ToolKind = ToolKind {
     description: "Run a shell command in the sandbox: no network, no secret, the workspace as it is now.",
     schema: || closed(json!({"command": {"type": "string"}}), &["command"]),
     always: false,
+    works_on: WorksOn::Sandbox,
     ready: false,
 };
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::ports::tool::ToolKind;
+use crate::ports::tool::{ToolKind, WorksOn};
 
 /// What may be lacking.
 pub const KINDS: &[&str] = &["secret", "network", "tool", "dependency", "data", "instruction"];
@@ -15,6 +15,7 @@ pub const KIND: ToolKind = ToolKind {
                   quotes the error or says how you noticed. Then do as much as is possible without it.",
     schema,
     always: true,
+    works_on: WorksOn::Nothing,
     ready: true,
 };
 

@@ -11,7 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["domain"],
     &["ports", "policy"],
     &["config", "journal", "clients", "workspace", "isolation"],
-    &["pipeline", "models", "sources", "tools", "sinks"],
+    &["pipeline", "models", "sources", "tools", "sinks", "sandboxes", "publishers"],
     &["agent"],
     &["steps"],
     &["engine"],

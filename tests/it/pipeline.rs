@@ -13,6 +13,8 @@ const REGISTRY: Registry = Registry {
     sources: nightcrew::sources::ALL,
     sinks: nightcrew::sinks::ALL,
     models: nightcrew::models::ALL,
+    sandboxes: nightcrew::sandboxes::ALL,
+    publishers: nightcrew::publishers::ALL,
 };
 
 fn shipped(name: &str) -> (Option<Pipeline>, String) {

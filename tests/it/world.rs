@@ -24,6 +24,8 @@ pub const REGISTRY: Registry = Registry {
     sources: nightcrew::sources::ALL,
     sinks: nightcrew::sinks::ALL,
     models: nightcrew::models::ALL,
+    sandboxes: nightcrew::sandboxes::ALL,
+    publishers: nightcrew::publishers::ALL,
 };
 
 /// A folder with a configuration and a warehouse, and the address of a scripted model.

@@ -1,0 +1,104 @@
+//! Findings with an identity: what was seen, what is known of it, what became of it.
+
+use serde::{Deserialize, Serialize};
+
+use super::run::names;
+
+/// What a finding is, compared with what the ledger knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Standing {
+    /// Never handled.
+    New,
+    /// Handled before, and no worse.
+    Ongoing,
+    /// Handled before, and much worse now.
+    Worsened,
+    /// It was gone and is back.
+    Regressed,
+    /// A person does not want to hear of it.
+    Muted,
+    /// It was there and is gone.
+    Fixed,
+}
+names!(Standing {
+    New = "new",
+    Ongoing = "ongoing",
+    Worsened = "worsened",
+    Regressed = "regressed",
+    Muted = "muted",
+    Fixed = "fixed",
+});
+
+/// One finding as a source sees it now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Its identity: an item's `key`.
+    pub fingerprint: String,
+    pub title: String,
+    /// How bad, for `worsened`: users or events of an error, occurrences of a scanner's finding.
+    pub weight: f64,
+    /// Where, for people: `src/a.rs:10`, `api`.
+    pub place: String,
+}
+
+/// What a step asks of the ledger. The ledger is kept per pipeline, profile, effects and source.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum FindingsRequest {
+    /// Compares; changes nothing. `complete`: the source was read whole, so that what is not there is gone. Yields [`Judged`].
+    Judge { source: String, seen: Vec<Seen>, complete: bool },
+    /// These were taken to their end, or recorded as the baseline. Repeating it is harmless. Yields nothing.
+    Handled { source: String, findings: Vec<Handled> },
+    /// These are gone. Yields nothing.
+    Gone { source: String, fingerprints: Vec<String> },
+    /// A figure to remember, for instance how many tests there are; yields `{before}`: what an earlier run remembered.
+    Remember { name: String, value: i64 },
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Handled {
+    pub seen: Seen,
+    /// How it ended: `baseline`, `dropped`, `reported`, `ticket`, `pull_request`.
+    pub end: String,
+    /// Where it can be seen: a ticket, a pull request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
+}
+
+/// The ledger's answer to `Judge`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Judged {
+    /// One for each that was seen, in their order.
+    pub standings: Vec<Standing>,
+    /// Known, not seen and not yet known to be gone; only if the read was complete.
+    pub gone: Vec<Seen>,
+    /// Nothing was ever recorded for this source.
+    pub first: bool,
+}
+
+/// One line of the ledger, for people.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FindingLine {
+    /// For commands: the first characters of a hash over its place in the ledger.
+    pub id: String,
+    pub pipeline: String,
+    pub profile: String,
+    pub effects: String,
+    pub source: String,
+    pub fingerprint: String,
+    pub title: String,
+    pub place: String,
+    /// `handled`, `muted`, `fixed`.
+    pub state: String,
+    pub end: String,
+    pub url_or_path: Option<String>,
+    pub weight: f64,
+    pub first_seen: jiff::Timestamp,
+    pub last_seen: jiff::Timestamp,
+    pub muted_until: Option<jiff::Timestamp>,
+    /// Why it was muted or dismissed.
+    pub reason: Option<String>,
+    /// The run that handled it last.
+    pub run: String,
+}

@@ -1,0 +1,103 @@
+//! Work in a sandbox as plain data: one command on one tree, and what came of it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::base::hash::Hash;
+
+use super::code::{CommitId, TreeId};
+
+/// The code that a run works on, as it was when the run looked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workspace {
+    /// For people: `acme/api`, or the folder it was taken from.
+    pub origin: String,
+    /// The branch or other name that was looked up.
+    pub reference: String,
+    pub commit: CommitId,
+    pub tree: TreeId,
+    /// How the profile binds it: `path` or `clone`.
+    pub bound: String,
+}
+
+/// The prepared environment on which commands run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Of the recipe and of what the recipe reads.
+    pub environment: Hash,
+    /// It was made now and not found.
+    pub built: bool,
+    pub duration_ms: u64,
+    /// Setup commands (if built) and `checks`, all of which succeeded.
+    pub receipts: Vec<CommandReceipt>,
+    /// Where: `sandboxd (bubblewrap)`.
+    pub sandbox: String,
+}
+
+/// One command to be run in the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxRequest {
+    /// The tree on which the environment was prepared: the run's base.
+    pub base: TreeId,
+    /// The tree on which the command runs.
+    pub tree: TreeId,
+    /// For `/bin/sh -c`. `$JUNIT` names a file for machine-readable results; it is read afterwards if it is there.
+    pub command: String,
+    /// Nothing of an earlier command is there: a clean checkout on the prepared environment. Else what an earlier command of the
+    /// same step left behind (build output) may be used again.
+    pub fresh: bool,
+    /// The longest it may take, in seconds; `None`: the sandbox's own limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wall_s: Option<u64>,
+    /// Tells repeated runs of the same command apart.
+    #[serde(default)]
+    pub attempt: u32,
+}
+
+/// How a command in the sandbox ended. It having failed is an answer, not an error.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxAnswer {
+    pub receipt: CommandReceipt,
+    /// Cut in the middle where they are long.
+    pub stdout: String,
+    pub stderr: String,
+    /// What the command wrote to `$JUNIT`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub junit: Option<String>,
+}
+
+/// What the host saw of one command: part of a proof.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandReceipt {
+    pub command: String,
+    pub tree: TreeId,
+    /// The exit code, unless a signal or a limit ended it.
+    pub exit: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signal: Option<i32>,
+    /// The limit that ended it: `wall`, `memory`, …
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped: Option<String>,
+    pub duration_ms: u64,
+    /// Of both outputs and `$JUNIT` as they were before anything was cut out.
+    pub output: Hash,
+    pub environment: Hash,
+    /// `sandboxd`, `e2b`.
+    pub provider: String,
+    /// How it was confined: `bubblewrap`, `namespaces`, `landlock`.
+    pub isolation: String,
+    /// What that leaves open, in words; empty for the first two.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<String>,
+    /// `none`, or the hosts that were reachable.
+    pub network: String,
+    pub fresh: bool,
+    pub at: Timestamp,
+}
+
+impl CommandReceipt {
+    /// It ended by itself with exit code 0.
+    pub fn succeeded(&self) -> bool {
+        self.exit == Some(0) && self.stopped.is_none()
+    }
+}

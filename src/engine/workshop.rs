@@ -1,0 +1,208 @@
+//! What work on code needs, shared by all runs of a process: the git command, the private repositories, the sandboxes.
+//!
+//! Everything is made when it is first asked for, so that a pipeline without code costs nothing.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::base::env::Env;
+use crate::base::scope::Scope;
+use crate::config::settings::{Profile, Settings};
+use crate::domain::code::TreeId;
+use crate::domain::definition::Pipeline;
+use crate::domain::run::Failure;
+use crate::ports::Registry;
+use crate::ports::durable::Stop;
+use crate::ports::sandbox::{Files, Sandbox, SandboxSetup};
+use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
+
+/// Where it is and what it may use.
+#[derive(Clone, Debug)]
+pub struct WorkshopSetup {
+    pub env: Env,
+    pub registry: Registry,
+    /// Its own folder: repositories, worktrees, sandboxes.
+    pub folder: PathBuf,
+    /// The folder of the pipelines: their `repository.path` is relative to it.
+    pub pipelines: PathBuf,
+    pub scope: Scope,
+    /// The nightcrew program where this process is another one (tests).
+    pub program: Option<PathBuf>,
+    /// `PATH`, for the git command.
+    pub path: std::ffi::OsString,
+}
+
+/// Made once per process that holds a state directory.
+#[derive(Debug)]
+pub struct Workshop {
+    setup: WorkshopSetup,
+    git: OnceLock<Result<Git, String>>,
+    worktrees: OnceLock<Result<Arc<Worktrees>, String>>,
+    repositories: Mutex<HashMap<String, Arc<Repository>>>,
+    sandboxes: Mutex<HashMap<String, Arc<dyn Sandbox>>>,
+}
+
+/// Where the code of a run comes from.
+#[derive(Clone, Debug)]
+pub struct Source {
+    pub repository: Arc<Repository>,
+    pub access: Access,
+    /// `main`, or what else `ref` names.
+    pub reference: String,
+    /// For people.
+    pub origin: String,
+    /// `path` or `clone`.
+    pub bound: &'static str,
+}
+
+pub(super) const E_REPOSITORY: &str = "E-REPOSITORY";
+
+impl Workshop {
+    pub fn new(setup: WorkshopSetup) -> Self {
+        Self {
+            setup,
+            git: OnceLock::new(),
+            worktrees: OnceLock::new(),
+            repositories: Mutex::default(),
+            sandboxes: Mutex::default(),
+        }
+    }
+
+    /// The private repository for what the pipeline and the profile name. Blocking; contacts nothing.
+    ///
+    /// Errors: `Blocked` with what to do.
+    pub fn source(&self, pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Result<Source, Stop> {
+        let blocked = |message: String, help: String| Stop::Blocked(Failure::new(E_REPOSITORY, message).help(help));
+        let named = pipeline.repository.as_ref().ok_or_else(|| {
+            blocked(
+                "the pipeline names no repository".into(),
+                "add `repository: {github: owner/name, path: ../clone}` to the pipeline".into(),
+            )
+        })?;
+        let reference = named.r#ref.clone().unwrap_or_else(|| "HEAD".into());
+        let clones = profile.repository.as_deref() == Some("clone");
+        let (origin, people) = if clones {
+            let Some(name) = &named.github else {
+                let help = "add `github: owner/name` to the pipeline's `repository`, or run it with another profile";
+                return Err(blocked(
+                    format!("the profile `{}` clones, and the repository has no `github` name", profile.name),
+                    help.into(),
+                ));
+            };
+            let server = settings.services.github.as_ref().and_then(|github| github.settings.get("git_url"));
+            let server = server.map_or("https://github.com", String::as_str).trim_end_matches('/');
+            (Origin::server(&format!("{server}/{name}.git")), name.clone())
+        } else {
+            let folder = match (&profile.repository_path, &named.path) {
+                (Some(folder), _) => folder.clone(),
+                (None, Some(path)) => self.setup.pipelines.join(path),
+                (None, None) => {
+                    return Err(blocked(
+                        "the repository has no `path`".into(),
+                        format!(
+                            "add `path: FOLDER` (a clone) to the pipeline's `repository`, or bind one in the profile `{}`: \
+                             repository: {{path: FOLDER}}",
+                            profile.name
+                        ),
+                    ));
+                }
+            };
+            let people = named.github.clone().unwrap_or_else(|| folder.display().to_string());
+            (Origin::folder(&folder), people)
+        };
+        let origin = origin.map_err(|error| blocked(error.to_string(), "name the folder of a git clone".into()))?;
+        let key = format!("{origin:?}");
+        let mut repositories = self.repositories.lock().unwrap_or_else(PoisonError::into_inner);
+        let repository = match repositories.get(&key) {
+            Some(repository) => repository.clone(),
+            None => {
+                let folder = self.setup.folder.join("repositories");
+                let made = Repository::open(&self.git()?, &folder, origin).map_err(workspace_stop)?;
+                repositories.insert(key, made.clone());
+                made
+            }
+        };
+        Ok(Source {
+            repository,
+            access: Access::none(),
+            reference,
+            origin: people,
+            bound: if clones { "clone" } else { "path" },
+        })
+    }
+
+    fn git(&self) -> Result<Git, Stop> {
+        let found = self.git.get_or_init(|| Git::find(&self.setup.path).map_err(|error| error.to_string()));
+        found.clone().map_err(|message| {
+            Stop::Blocked(Failure::new(E_REPOSITORY, message).help("install git: `apt install git` or the like"))
+        })
+    }
+
+    /// Where trees are written out as files.
+    pub fn worktrees(&self) -> Result<Arc<Worktrees>, Stop> {
+        let opened = self.worktrees.get_or_init(|| {
+            Worktrees::open(&self.setup.folder.join("worktrees")).map(Arc::new).map_err(|error| error.to_string())
+        });
+        opened.clone().map_err(|message| Stop::Failed(Failure::new(E_REPOSITORY, message)))
+    }
+
+    /// The sandbox that the profile binds.
+    pub fn sandbox(&self, profile: &Profile) -> Result<Arc<dyn Sandbox>, Stop> {
+        let name = profile.sandbox.as_str();
+        let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sandbox) = sandboxes.get(name) {
+            return Ok(sandbox.clone());
+        }
+        let make = self.setup.registry.sandbox(name).and_then(|kind| kind.make).ok_or_else(|| {
+            Stop::Blocked(
+                Failure::new("E-SANDBOX", format!("the sandbox `{name}` comes with a later version of nightcrew"))
+                    .help(format!("bind another one in the profile `{}`: sandbox: sandboxd", profile.name)),
+            )
+        })?;
+        let made = make(&SandboxSetup {
+            env: self.setup.env.clone(),
+            folder: self.setup.folder.join("sandboxes").join(name),
+            scope: self.setup.scope.clone(),
+            program: self.setup.program.clone(),
+        });
+        sandboxes.insert(name.to_owned(), made.clone());
+        Ok(made)
+    }
+}
+
+/// What went wrong with code, as the end of an activity.
+pub(super) fn workspace_stop(error: Error) -> Stop {
+    let message = match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    let failure = Failure::new(E_REPOSITORY, message);
+    match error {
+        Error::NotFound(_) | Error::Refused(_) | Error::TooLarge { .. } => {
+            Stop::Blocked(failure.help("see `repository` in the pipeline and in the profile"))
+        }
+        Error::Unreachable { .. } => Stop::Blocked(failure.help("see `services` in the configuration")),
+        Error::Timeout { .. } | Error::Git { .. } | Error::Io { .. } => Stop::Failed(failure),
+    }
+}
+
+/// A repository's trees as files, for sandboxes.
+pub(super) struct RepositoryFiles(pub Arc<Repository>);
+
+impl Files for RepositoryFiles {
+    fn write(&self, tree: &TreeId, into: &Path) -> Result<(), String> {
+        let _ = (tree, into);
+        Err("not there yet".into())
+    }
+
+    fn change(&self, from: &TreeId, to: &TreeId, folder: &Path) -> Result<(), String> {
+        let _ = (from, to, folder);
+        Err("not there yet".into())
+    }
+
+    fn read(&self, tree: &TreeId, path: &str) -> Result<Option<Vec<u8>>, String> {
+        let _ = (tree, path);
+        Err("not there yet".into())
+    }
+}

@@ -1,0 +1,95 @@
+//! A sandbox: where commands of a repository and of agents run. It holds no credential.
+//!
+//! How to write one: a file in `sandboxes/` with a `KIND` and an implementation of [`Sandbox`]. Code comes in as [`Files`], so an
+//! adapter needs to know nothing of git.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::base::BoxFuture;
+use crate::base::env::Env;
+use crate::base::scope::Scope;
+use crate::domain::code::TreeId;
+use crate::domain::definition::Environment;
+use crate::domain::sandbox::{CommandReceipt, Prepared, SandboxAnswer, SandboxRequest};
+
+/// One row of the table of sandboxes.
+#[derive(Clone, Copy, Debug)]
+pub struct SandboxKind {
+    /// `sandboxd`, `e2b`: what a profile's `sandbox` names.
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// `None`: part of the configuration, not built yet.
+    pub make: Option<MakeSandbox>,
+}
+
+/// Makes a sandbox; starts and contacts nothing.
+pub type MakeSandbox = fn(&SandboxSetup) -> Arc<dyn Sandbox>;
+
+/// What a sandbox gets from the daemon.
+#[derive(Clone, Debug)]
+pub struct SandboxSetup {
+    pub env: Env,
+    /// A folder of its own for what it keeps between runs.
+    pub folder: PathBuf,
+    /// For whatever it must watch.
+    pub scope: Scope,
+    /// The nightcrew program, where this process is another one (tests). `None`: this process's own.
+    pub program: Option<PathBuf>,
+}
+
+/// The trees of one repository as files. Blocking.
+pub trait Files: Send + Sync {
+    /// Writes the files of a tree into an empty folder. Nothing of the repository is executed.
+    fn write(&self, tree: &TreeId, into: &Path) -> Result<(), String>;
+    /// Brings a folder that holds the files of `from` to those of `to`, and touches no file that is the same in both.
+    fn change(&self, from: &TreeId, to: &TreeId, folder: &Path) -> Result<(), String>;
+    /// One file; `None` when there is none.
+    fn read(&self, tree: &TreeId, path: &str) -> Result<Option<Vec<u8>>, String>;
+}
+
+/// What is the same for all work of one run.
+#[derive(Clone)]
+pub struct Job {
+    pub environment: Arc<Environment>,
+    /// Distinguishes repositories: two may have equal trees and share nothing.
+    pub repository: String,
+    pub files: Arc<dyn Files>,
+    /// The step that asks, as `run/path`: what one owner leaves behind in a folder that is not fresh no other one sees.
+    pub owner: String,
+}
+
+/// A sandbox bound to its place. Cancel safe: a dropped future ends the command.
+pub trait Sandbox: Send + Sync + std::fmt::Debug {
+    /// Makes the environment for `base`, or finds it: setup commands with the network they were given, then `checks` without.
+    fn prepare<'a>(&'a self, job: &'a Job, base: &'a TreeId) -> BoxFuture<'a, Result<Prepared, SandboxError>>;
+
+    /// Runs one command on a tree, in the environment that was prepared for `request.base` (made again if it is gone).
+    fn run<'a>(
+        &'a self,
+        job: &'a Job,
+        request: &'a SandboxRequest,
+    ) -> BoxFuture<'a, Result<SandboxAnswer, SandboxError>>;
+
+    /// The run has ended: what its steps left behind may go.
+    fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()>;
+}
+
+/// Why a sandbox could not do it. A command that fails is no error.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A person must install, configure or repair something.
+    #[error("{message}")]
+    Missing { message: String, help: String },
+    /// The environment is broken: a setup command or a check failed.
+    #[error("`{command}` {what}", command = receipt.command)]
+    Broken {
+        /// `failed with exit code 2 (setup)`
+        what: String,
+        receipt: Box<CommandReceipt>,
+        /// The end of its output.
+        output: String,
+    },
+    #[error("{message}")]
+    Failed { message: String },
+}
