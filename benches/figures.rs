@@ -18,6 +18,7 @@ mod bare;
 mod checked;
 mod prompt;
 mod records;
+mod sandboxes;
 mod schedules;
 mod server;
 mod startup;
@@ -52,6 +53,7 @@ const GROUPS: &[Group] = &[
     ("resume", startup::resume),
     ("prompt", prompt::prompt),
     ("schedules", schedules::schedules),
+    ("isolation", sandboxes::start),
 ];
 
 fn main() {
