@@ -14,7 +14,7 @@ use crate::domain::definition::Pipeline;
 use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
-use crate::ports::sandbox::{Files, Sandbox, SandboxSetup};
+use crate::ports::sandbox::{Files, Listed, Sandbox, SandboxSetup};
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
 /// Where it is and what it may use.
@@ -173,17 +173,17 @@ impl Workshop {
 
 /// What went wrong with code, as the end of an activity.
 pub(super) fn workspace_stop(error: Error) -> Stop {
-    let message = match std::error::Error::source(&error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
-    let failure = Failure::new(E_REPOSITORY, message);
-    match error {
+    let help = match &error {
         Error::NotFound(_) | Error::Refused(_) | Error::TooLarge { .. } => {
-            Stop::Blocked(failure.help("see `repository` in the pipeline and in the profile"))
+            Some("see `repository` in the pipeline and in the profile")
         }
-        Error::Unreachable { .. } => Stop::Blocked(failure.help("see `services` in the configuration")),
-        Error::Timeout { .. } | Error::Git { .. } | Error::Io { .. } => Stop::Failed(failure),
+        Error::Unreachable { .. } => Some("see `services` in the configuration"),
+        Error::Timeout { .. } | Error::Git { .. } | Error::Io { .. } => None,
+    };
+    let failure = Failure::new(E_REPOSITORY, said(error));
+    match help {
+        Some(help) => Stop::Blocked(failure.help(help)),
+        None => Stop::Failed(failure),
     }
 }
 
@@ -191,18 +191,25 @@ pub(super) fn workspace_stop(error: Error) -> Stop {
 pub(super) struct RepositoryFiles(pub Arc<Repository>);
 
 impl Files for RepositoryFiles {
+    fn list(&self, tree: &TreeId) -> Result<Vec<Listed>, String> {
+        let listed = |entry: &crate::workspace::Entry| Listed { path: entry.path.to_path(), content: entry.content() };
+        let snapshot = self.0.snapshot(tree).map_err(said)?;
+        Ok(snapshot.entries().map_err(said)?.iter().map(listed).collect())
+    }
+
     fn write(&self, tree: &TreeId, into: &Path) -> Result<(), String> {
-        let _ = (tree, into);
-        Err("not there yet".into())
+        self.0.snapshot(tree).and_then(|snapshot| snapshot.write(into)).map_err(said)
     }
 
-    fn change(&self, from: &TreeId, to: &TreeId, folder: &Path) -> Result<(), String> {
-        let _ = (from, to, folder);
-        Err("not there yet".into())
+    fn put(&self, tree: &TreeId, paths: &[PathBuf], folder: &Path) -> Result<(), String> {
+        self.0.snapshot(tree).and_then(|snapshot| snapshot.put(paths, folder)).map_err(said)
     }
+}
 
-    fn read(&self, tree: &TreeId, path: &str) -> Result<Option<Vec<u8>>, String> {
-        let _ = (tree, path);
-        Err("not there yet".into())
+/// An error with its cause, as text.
+fn said(error: Error) -> String {
+    match std::error::Error::source(&error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
     }
 }

@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 
 use super::helper::{Failure, drop_capabilities, plan, settle, tell};
-use super::plan::Plan;
+use super::plan::{Mount, Plan};
 use super::spec::Limits;
 use super::tier::Tier;
 use super::watch::{self, Survey};
@@ -72,7 +72,7 @@ fn enclose(plan: &Plan) -> Result<(), Failure> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(capabilities)?;
     if let Some(user) = plan.user {
         let ownership = |error| Failure::new(Stage::Ownership, "handing over the work directory", error);
-        for root in plan.scratch.iter().chain([&plan.work]) {
+        for root in &plan.disks {
             hand_over(root, user).map_err(ownership)?;
         }
     }
@@ -185,6 +185,8 @@ fn lower(resource: Resource, most: u64) -> rustix::io::Result<()> {
 /// The command while it runs.
 struct Watched<'a> {
     plan: &'a Plan,
+    /// Toolchains that are shown within the command's own directories: they are not its doing.
+    aside: Vec<PathBuf>,
     supervisor: i32,
     command: Pid,
     deadline: Instant,
@@ -200,8 +202,13 @@ struct Watched<'a> {
 
 impl<'a> Watched<'a> {
     fn new(plan: &'a Plan, command: Pid, started: Instant) -> Self {
+        let shown = plan.mounts.iter().filter_map(|mount| match mount {
+            Mount::Read { at, .. } => Some(at.clone()),
+            _ => None,
+        });
         Self {
             plan,
+            aside: shown.filter(|at| plan.disks.iter().any(|disk| at.starts_with(disk))).collect(),
             supervisor: rustix::process::getpid().as_raw_nonzero().get(),
             command,
             deadline: started + plan.limits.wall,
@@ -302,7 +309,7 @@ impl<'a> Watched<'a> {
     fn look_at_usage(&mut self, others: bool) -> io::Result<()> {
         let limits = &self.plan.limits;
         let mut seen = if others { watch::survey(self.supervisor)? } else { watch::survey_of_ended(self.supervisor)? };
-        let unowned = if others && self.plan.tier.own_file_system() { watch::unowned_memory_bytes()? } else { 0 };
+        let unowned = if others && self.plan.tier.own_file_system() { watch::unowned_memory_bytes(&self.plan.memories)? } else { 0 };
         if seen.memory_bytes + unowned > limits.memory_bytes {
             seen.memory_bytes = watch::exact_memory_bytes(self.supervisor)?;
         }
@@ -323,10 +330,8 @@ impl<'a> Watched<'a> {
 
     fn look_at_disk(&mut self) -> io::Result<()> {
         let most = self.plan.limits.disk_bytes;
-        let mut roots = vec![self.plan.work.clone()];
-        roots.extend(self.plan.scratch.clone());
-        let mut used = watch::disk_use(&roots, most);
-        used.add(watch::deleted_disk_use(self.supervisor, &roots)?);
+        let mut used = watch::disk_use(&self.plan.disks, &self.aside, most);
+        used.add(watch::deleted_disk_use(self.supervisor, &self.plan.disks)?);
         self.unreadable = if used.incomplete { self.unreadable + 1 } else { 0 };
         if used.bytes > most || self.unreadable >= UNREADABLE_LOOKS {
             self.stopped = Some(Stopped::Disk);

@@ -1,7 +1,7 @@
 //! Running one command confined, on Linux.
 //!
-//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets one directory to
-//! write to, the host's toolchains and what the caller names to read, a few variables, and limits. It does not get: the network
+//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets the directories that the caller
+//! names to write to, the host's toolchains and what the caller names to read, a few variables, and limits. It does not get: the network
 //! (nor the host's loopback), sockets, other processes, the daemon's environment, its state, anybody's home, devices, keys,
 //! privileges. Everything that it has started ends with it.
 //!
@@ -39,7 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub use helper::run_if_asked;
 pub use output::Captured;
 pub use run::{Chunk, Finished, Handle, Running};
-pub use spec::{Command, Limits, ReadOnly, Spec, Stdin};
+pub use spec::{Command, Limits, ReadOnly, Spec, Stdin, Writable};
 pub use tier::{Check, Gap, Machine, Tier, Unavailable};
 pub use toolchains::{Search, Toolchain};
 pub use wire::{Stage, Stopped};
@@ -54,8 +54,11 @@ pub enum Error {
     NoTier,
     #[error("{0}")]
     Spec(String),
-    #[error("the work directory {}", path.display())]
+    #[error("the command's directory {}", path.display())]
     Work { path: PathBuf, source: io::Error },
+    /// It asked for network.
+    #[error("there is no network for {}", hosts.join(", "))]
+    Egress { hosts: Vec<String> },
     #[error("{} cannot be shown to the command", path.display())]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("the sandbox's own directory {}", path.display())]
@@ -219,13 +222,16 @@ impl Isolation {
 
     /// Starts a command. Its output comes in pieces; see [`Running`].
     ///
-    /// Errors: `NoTier`, `Spec`, `Work`, `ReadOnly`, `State`; what fails later comes out of [`Running::wait`].
+    /// Errors: `NoTier`, `Spec`, `Egress`, `Work`, `ReadOnly`, `State`; what fails later comes out of [`Running::wait`].
     pub async fn start(&self, spec: Spec) -> Result<Running, Error> {
         self.start_in(self.tier.ok_or(Error::NoTier)?, spec).await
     }
 
     async fn start_in(&self, tier: Tier, mut spec: Spec) -> Result<Running, Error> {
         spec.check()?;
+        if !spec.egress.is_empty() {
+            return Err(Error::Egress { hosts: spec.egress });
+        }
         let work = |source| Error::Work { path: spec.work.clone(), source };
         let real = tokio::fs::canonicalize(&spec.work).await.map_err(work)?;
         if real.parent().is_none() || !real.join(&spec.directory).is_dir() {
@@ -236,11 +242,24 @@ impl Isolation {
             let failed = |source| Error::ReadOnly { path: path.host.clone(), source };
             path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
         }
+        for path in spec.home.iter_mut().chain(spec.writable.iter_mut().map(|path| &mut path.host)) {
+            let failed = |source| Error::Work { path: path.clone(), source };
+            let real = tokio::fs::canonicalize(&*path).await.map_err(failed)?;
+            if real.parent().is_none() || !real.is_dir() {
+                return Err(Error::Work { path: real, source: io::ErrorKind::NotADirectory.into() });
+            }
+            *path = real;
+        }
         let shared = &self.shared;
         let of_its_own = tier == Tier::Landlock && shared.machine.root;
-        if of_its_own && !plan::everybody_reaches(&spec.work) {
+        let mut written = [Some(&spec.work), spec.home.as_ref()]
+            .into_iter()
+            .flatten()
+            .chain(spec.writable.iter().map(|path| &path.host));
+        if of_its_own && let Some(path) = written.find(|path| !plan::everybody_reaches(path)) {
             let why = "in this tier commands have a user of their own, which cannot enter a directory above it";
-            return Err(Error::Work { path: spec.work, source: io::Error::new(io::ErrorKind::PermissionDenied, why) });
+            let source = io::Error::new(io::ErrorKind::PermissionDenied, why);
+            return Err(Error::Work { path: path.clone(), source });
         }
         let name = format!("run-{}", shared.serial.fetch_add(1, Ordering::Relaxed));
         let directory = shared.state.join(&name);

@@ -2,14 +2,18 @@
 
 use std::collections::VecDeque;
 
+use crate::base::hash::{Hash, Hasher};
+
 /// What was kept of one output.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Captured {
     pub head: Vec<u8>,
     /// Empty where `head` holds all of it.
     pub tail: Vec<u8>,
     /// Everything that was written, kept or not.
     pub total_bytes: u64,
+    /// Of everything that was written.
+    pub hash: Hash,
 }
 
 impl Captured {
@@ -37,17 +41,19 @@ pub(super) struct Capture {
     head_cap: usize,
     tail_cap: usize,
     total_bytes: u64,
+    hasher: Hasher,
 }
 
 impl Capture {
     pub(super) fn new(cap_bytes: u64) -> Self {
         let cap = usize::try_from(cap_bytes).unwrap_or(usize::MAX);
         let tail_cap = cap / 2;
-        Self { head: Vec::new(), tail: VecDeque::new(), head_cap: cap - tail_cap, tail_cap, total_bytes: 0 }
+        Self { head: Vec::new(), tail: VecDeque::new(), head_cap: cap - tail_cap, tail_cap, total_bytes: 0, hasher: Hasher::default() }
     }
 
     pub(super) fn push(&mut self, chunk: &[u8]) {
         self.total_bytes += chunk.len() as u64;
+        self.hasher.update(chunk);
         let (first, rest) = chunk.split_at(chunk.len().min(self.head_cap - self.head.len()));
         self.head.extend_from_slice(first);
         let rest = &rest[rest.len().saturating_sub(self.tail_cap)..];
@@ -57,7 +63,7 @@ impl Capture {
     }
 
     pub(super) fn finish(self) -> Captured {
-        Captured { head: self.head, tail: self.tail.into(), total_bytes: self.total_bytes }
+        Captured { head: self.head, tail: self.tail.into(), total_bytes: self.total_bytes, hash: self.hasher.finish() }
     }
 }
 
@@ -74,6 +80,7 @@ mod tests {
             let kept = capture.finish();
             assert_eq!((&kept.head[..], &kept.tail[..]), (&whole[..5], &whole[95..]), "chunks of {size}");
             assert_eq!(kept.left_out_bytes(), 90);
+            assert_eq!(kept.hash, Hash::of(&whole), "of all of it, in whatever pieces it came");
         }
         let mut capture = Capture::new(10);
         capture.push("grün und gut".as_bytes().split_at(3).0);

@@ -15,10 +15,12 @@ use super::toolchains::Toolchain;
 pub(super) const OWN: &str = "/.nightcrew";
 /// The work directory inside.
 pub(super) const WORK: &str = "/work";
+/// The home inside.
+pub(super) const HOME: &str = "/home/user";
 /// The user inside, in tiers with a user namespace.
 pub(super) const UID: u32 = 1000;
 /// Version of what the daemon and its helper say to each other. They are one binary, unless it was replaced under a running daemon.
-pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// One entry of the file system inside, in the order in which they are made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,8 +72,11 @@ pub(super) struct Plan {
     pub limits: Limits,
     /// The user that the command becomes: in the last tier when the daemon is root.
     pub user: Option<u32>,
-    /// A private directory for temporary files: in the last tier.
-    pub scratch: Option<PathBuf>,
+    /// Directories of the host that the command writes to, as it names them: they count towards the limit on disk, and where the
+    /// command becomes a user they become that user's.
+    pub disks: Vec<PathBuf>,
+    /// Temporary file systems: what lies in them is memory.
+    pub memories: Vec<PathBuf>,
     /// Whether a cgroup limits memory and processes.
     pub counted: bool,
     /// Where `bwrap` is.
@@ -249,8 +254,8 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
     let toolchain_paths = || toolchains.iter().flat_map(|found| found.paths.iter().cloned());
 
     let mut environment = BTreeMap::new();
-    let (home, temporary) =
-        if own { (PathBuf::from("/home/user"), PathBuf::from("/tmp")) } else { (scratch.into(), scratch.into()) };
+    let home = if own { HOME.into() } else { spec.home.clone().unwrap_or_else(|| scratch.into()) };
+    let temporary = if own { PathBuf::from("/tmp") } else { scratch.into() };
     let mut path: Vec<String> = Vec::new();
     for found in &toolchains {
         environment.extend(found.environment.clone());
@@ -272,7 +277,8 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
 
     let (mounts, read, write) = if own {
         // The file system holds nothing that may not be read, so Landlock's part is to say where may be written.
-        let write = ["/work", "/tmp", "/home/user", "/dev"].map(PathBuf::from).to_vec();
+        let mut write = [WORK, "/tmp", HOME, "/dev"].map(PathBuf::from).to_vec();
+        write.extend(spec.writable.iter().map(|path| path.inside.clone()));
         (mounts(spec, tier, host, toolchain_paths().collect()), vec![PathBuf::from("/")], write)
     } else {
         let mut read: Vec<PathBuf> = SYSTEM.iter().chain(FACTS).map(PathBuf::from).collect();
@@ -282,8 +288,19 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         read.extend(spec.read_only.iter().map(|path| path.host.clone()));
         let mut write: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
         write.extend([work.clone(), scratch.to_owned()]);
+        write.extend(spec.home.clone());
+        write.extend(spec.writable.iter().map(|path| path.host.clone()));
         (Vec::new(), read, write)
     };
+    let mut disks = vec![work.clone()];
+    disks.extend((!own).then(|| scratch.to_owned()));
+    disks.extend(spec.home.is_some().then_some(home));
+    disks.extend(spec.writable.iter().map(|path| tier.shown_at(&path.host, &path.inside).to_owned()));
+    let mut memories = Vec::new();
+    if own {
+        memories.extend(["/tmp", "/dev/shm"].map(PathBuf::from));
+        memories.extend(spec.home.is_none().then(|| PathBuf::from(HOME)));
+    }
     Plan {
         build: BUILD.into(),
         tier,
@@ -296,7 +313,8 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         work,
         limits: spec.limits.clone(),
         user: if own { None } else { user },
-        scratch: (!own).then(|| scratch.to_owned()),
+        disks,
+        memories,
         counted: false,
         bubblewrap: None,
     }
@@ -305,13 +323,21 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
 fn mounts(spec: &Spec, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec<Mount> {
     let size_bytes = spec.limits.scratch_bytes;
     let mut mounts = vec![Mount::Proc, Mount::Dev { size_bytes }];
-    mounts.extend(["/tmp", "/home/user"].map(|at| Mount::Tmpfs { at: at.into(), size_bytes }));
+    mounts.push(Mount::Tmpfs { at: "/tmp".into(), size_bytes });
+    // Before the toolchains, which may lie in a home of this name.
+    mounts.push(match &spec.home {
+        None => Mount::Tmpfs { at: HOME.into(), size_bytes },
+        Some(home) => Mount::Write { host: home.clone(), at: HOME.into() },
+    });
     mounts.extend(host.mounts.iter().cloned());
     mounts.extend(toolchains.into_iter().map(|path| Mount::Read { host: path.clone(), at: path }));
     for path in &spec.read_only {
         mounts.push(Mount::Read { host: path.host.clone(), at: path.inside.clone() });
     }
     mounts.push(Mount::Write { host: spec.work.clone(), at: WORK.into() });
+    for path in &spec.writable {
+        mounts.push(Mount::Write { host: path.host.clone(), at: path.inside.clone() });
+    }
     mounts.extend(host.masks.iter().cloned());
     if tier == Tier::Namespaces {
         // Bubblewrap does these itself.

@@ -27,6 +27,14 @@ pub struct ReadOnly {
     pub inside: PathBuf,
 }
 
+/// A host directory that the command may write to beside its work directory. It counts towards the limit on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Writable {
+    pub host: PathBuf,
+    /// Where it appears inside, in tiers that have a file system of their own; see [`super::Tier::shown_at`].
+    pub inside: PathBuf,
+}
+
 /// What the command reads on standard input.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub enum Stdin {
@@ -47,6 +55,12 @@ pub struct Spec {
     /// Where in `work` the command starts. Relative, without `..`.
     pub directory: PathBuf,
     pub read_only: Vec<ReadOnly>,
+    pub writable: Vec<Writable>,
+    /// The host directory that is the command's home, at `/home/user` where tiers have a file system of their own. `None`: an empty
+    /// one in memory. In every tier `HOME` names it.
+    pub home: Option<PathBuf>,
+    /// Hosts and names of registries that the command may reach. Empty: no network at all.
+    pub egress: Vec<String>,
     /// Added to the few variables that every command gets (`PATH HOME TMPDIR LANG USER …`); the daemon's own are never passed on.
     pub environment: BTreeMap<String, String>,
     pub stdin: Stdin,
@@ -61,6 +75,9 @@ impl Spec {
             work: work.into(),
             directory: PathBuf::new(),
             read_only: Vec::new(),
+            writable: Vec::new(),
+            home: None,
+            egress: Vec::new(),
             environment: BTreeMap::new(),
             stdin: Stdin::Nothing,
             limits: Limits::default(),
@@ -102,15 +119,19 @@ impl Spec {
         if !self.directory.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
             return refuse(format!("`{}` leads out of the work directory", self.directory.display()));
         }
-        for path in &self.read_only {
-            if !path.host.is_absolute() || !plain(&path.inside) {
-                return refuse(format!("`{}` is not an absolute path without `..`", path.inside.display()));
+        let read_only = self.read_only.iter().map(|path| (&path.host, &path.inside));
+        for (host, inside) in read_only.chain(self.writable.iter().map(|path| (&path.host, &path.inside))) {
+            if !host.is_absolute() || !plain(inside) {
+                return refuse(format!("`{}` is not an absolute path without `..`", inside.display()));
             }
-            if let Some(own) =
-                RESERVED.iter().find(|own| path.inside.starts_with(own) || Path::new(own).starts_with(&path.inside))
+            if let Some(own) = RESERVED.iter().find(|own| inside.starts_with(own) || Path::new(own).starts_with(inside))
             {
-                return refuse(format!("`{}` would cover `{own}`", path.inside.display()));
+                return refuse(format!("`{}` would cover `{own}`", inside.display()));
             }
+        }
+        if let Some(path) = self.writable.iter().find(|path| path.inside.starts_with("/home") || path.inside.starts_with("/tmp"))
+        {
+            return refuse(format!("`{}` lies in a directory that the command has anyway", path.inside.display()));
         }
         Ok(())
     }
@@ -139,7 +160,7 @@ pub struct Limits {
     /// The largest file that can be written. A process that goes on gets `SIGXFSZ`.
     pub file_bytes: u64,
     pub open_files: u64,
-    /// Size of the work directory, with what was in it before. Looked at once a second or less often where it is large.
+    /// Size of the work directory, the home and what else is writable, with what was in them before. Looked at once a second or less often where it is large.
     pub disk_bytes: u64,
     /// Size of each of the temporary file systems (`/tmp`, `/dev/shm`, the home), where the tier has them.
     pub scratch_bytes: u64,
@@ -180,6 +201,14 @@ mod tests {
         assert!(mount("/opt/x").check().is_ok());
         for covered in ["/", "/work", "/work/x", "/proc/1", "/etc", "/usr/bin/../../etc", "relative"] {
             assert!(mount(covered).check().is_err(), "{covered}");
+        }
+        let writable = |inside: &str| Spec {
+            writable: vec![Writable { host: "/x".into(), inside: inside.into() }],
+            ..Spec::shell("true", "/w")
+        };
+        assert!(writable("/results").check().is_ok());
+        for covered in ["/", "/work/x", "/usr/x", "/home/user/x", "/tmp", "/results/../etc"] {
+            assert!(writable(covered).check().is_err(), "{covered}");
         }
         assert!(Spec::argv(&[], "/w").check().is_err() && Spec::argv(&["a\0b"], "/w").check().is_err());
     }

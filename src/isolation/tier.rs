@@ -1,6 +1,7 @@
 //! The ways to confine a command, best first, and what the last of them does not block. Data; deciding is `detect`'s business.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +36,11 @@ impl Tier {
             Self::Bubblewrap | Self::Namespaces => true,
             Self::Landlock => false,
         }
+    }
+
+    /// Where a command finds a directory of the host that was to appear at `inside`.
+    pub fn shown_at<'a>(self, host: &'a Path, inside: &'a Path) -> &'a Path {
+        if self.own_file_system() { inside } else { host }
     }
 
     /// What this tier does not block on this machine, as `doctor` and receipts list it. Empty for the first two.

@@ -118,11 +118,11 @@ pub(super) fn exact_memory_bytes(supervisor: i32) -> io::Result<u64> {
 }
 
 /// Memory that no process need hold: what lies in the temporary file systems, and System V segments. Only in a namespace of one's own.
-pub(super) fn unowned_memory_bytes() -> io::Result<u64> {
+pub(super) fn unowned_memory_bytes(temporary: &[PathBuf]) -> io::Result<u64> {
     /// What the kernel keeps for a file, beside its content.
     const INODE: u64 = 1024;
     let mut bytes = 0;
-    for place in ["/tmp", "/home/user", "/dev/shm"] {
+    for place in temporary {
         let found = rustix::fs::statvfs(place)?;
         bytes += found.f_blocks.saturating_sub(found.f_bfree) * found.f_frsize;
         bytes += found.f_files.saturating_sub(found.f_ffree) * INODE;
@@ -199,8 +199,9 @@ pub(super) fn deleted_disk_use(supervisor: i32, roots: &[PathBuf]) -> io::Result
     Ok(used)
 }
 
-/// Adds up what lies below `roots` without following links; stops as soon as it is above `enough`, or after two seconds.
-pub(super) fn disk_use(roots: &[PathBuf], enough: u64) -> DiskUse {
+/// Adds up what lies below `roots`, but not below `aside`, without following links; stops as soon as it is above `enough`, or after
+/// two seconds.
+pub(super) fn disk_use(roots: &[PathBuf], aside: &[PathBuf], enough: u64) -> DiskUse {
     /// An entry costs the file system something even when it is empty.
     const LEAST: u64 = 256;
     let mut used = DiskUse::default();
@@ -218,7 +219,7 @@ pub(super) fn disk_use(roots: &[PathBuf], enough: u64) -> DiskUse {
                 Ok(found) => {
                     use std::os::unix::fs::MetadataExt;
                     used.bytes += (found.blocks() * 512).max(LEAST);
-                    if found.is_dir() {
+                    if found.is_dir() && !aside.contains(&entry.path()) {
                         open.push(entry.path());
                     }
                 }
@@ -272,8 +273,10 @@ mod tests {
         std::fs::write(root.path().join("large"), vec![1; 1 << 20]).unwrap();
         std::fs::write(work.join("deep/er/file"), vec![1; 100_000]).unwrap();
         std::os::unix::fs::symlink(root.path(), work.join("deep/up")).unwrap();
-        let used = disk_use(std::slice::from_ref(&work), u64::MAX);
+        let used = disk_use(std::slice::from_ref(&work), &[], u64::MAX);
         assert!((100_000..1 << 20).contains(&used.bytes) && !used.incomplete, "{used:?}");
-        assert!(disk_use(&[work], 1000).bytes > 1000);
+        let aside = disk_use(std::slice::from_ref(&work), &[work.join("deep/er")], u64::MAX);
+        assert!(aside.bytes < 100_000, "{aside:?}");
+        assert!(disk_use(&[work], &[], 1000).bytes > 1000);
     }
 }

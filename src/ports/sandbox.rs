@@ -40,12 +40,22 @@ pub struct SandboxSetup {
 
 /// The trees of one repository as files. Blocking.
 pub trait Files: Send + Sync {
+    /// Every file of a tree.
+    fn list(&self, tree: &TreeId) -> Result<Vec<Listed>, String>;
     /// Writes the files of a tree into an empty folder. Nothing of the repository is executed.
     fn write(&self, tree: &TreeId, into: &Path) -> Result<(), String>;
-    /// Brings a folder that holds the files of `from` to those of `to`, and touches no file that is the same in both.
-    fn change(&self, from: &TreeId, to: &TreeId, folder: &Path) -> Result<(), String>;
-    /// One file; `None` when there is none.
-    fn read(&self, tree: &TreeId, path: &str) -> Result<Option<Vec<u8>>, String>;
+    /// Makes these paths in a folder what they are in the tree: a file of its own, or nothing where the tree has none. What commands
+    /// left in their way goes; no link is followed; nothing else is touched.
+    fn put(&self, tree: &TreeId, paths: &[PathBuf], folder: &Path) -> Result<(), String>;
+}
+
+/// One file of a tree.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Relative to the root.
+    pub path: PathBuf,
+    /// Names content and mode: two files of one repository are the same if these are.
+    pub content: String,
 }
 
 /// What is the same for all work of one run.

@@ -27,7 +27,7 @@ pub use look::{Code, ReadInput, SearchInput, TreeInput};
 pub use path::RepoPath;
 pub use repository::{Origin, Repository, Resolved};
 pub use tree::{Edited, Entry, Snapshot};
-pub use worktree::{Worktree, Worktrees};
+pub use worktree::{Worktree, Worktrees, remove_folder};
 
 use std::time::Duration;
 

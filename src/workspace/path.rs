@@ -76,6 +76,11 @@ impl RepoPath {
         &self.0
     }
 
+    /// As the path of a file, relative to wherever the tree is written to.
+    pub fn to_path(&self) -> std::path::PathBuf {
+        std::path::PathBuf::from(<std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&self.0))
+    }
+
     /// Folder by folder, the file last.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         self.0.split(|b| *b == b'/')

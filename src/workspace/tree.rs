@@ -46,6 +46,13 @@ pub struct Entry {
     pub(super) id: String,
 }
 
+impl Entry {
+    /// Names content and mode: two entries with the same are the same file.
+    pub fn content(&self) -> String {
+        format!("{:?} {}", self.mode, self.id)
+    }
+}
+
 /// An entry as it stands in a tree object.
 struct Raw {
     mode: u32,

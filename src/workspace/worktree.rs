@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -74,12 +74,54 @@ impl Worktrees {
         let path = self.folder.join(format!("{}-{number}", tree.short()));
         std::fs::create_dir(&path).map_err(Error::io(format!("making `{}`", path.display())))?;
         let worktree = Worktree { path, tree: tree.clone() };
-        let entries = snapshot.entries()?;
+        snapshot.write(&worktree.path)?;
+        Ok(worktree)
+    }
+}
+
+impl Snapshot {
+    /// Writes all files into an empty folder.
+    ///
+    /// Errors: `Refused` when the tree has names that no file can safely have, or when something is in the way; `TooLarge`, `Io`.
+    pub fn write(&self, folder: &Path) -> Result<(), Error> {
+        let entries = self.entries()?;
         if entries.len() > MOST_FILES {
             return Err(Error::TooLarge { what: "the files of the repository".into(), cap: MOST_FILES as u64 });
         }
-        write_all(&worktree.path, &snapshot, entries)?;
-        Ok(worktree)
+        write_all(folder, self, entries)
+    }
+
+    /// Makes these paths what they are in this tree: a new file, or nothing where the tree has no file. Others may have written into
+    /// the folder, and do so no more: what they left in the way is removed, whatever it is, and no link of theirs is followed.
+    ///
+    /// Errors: `Refused` for a path that is none, `TooLarge`, `Io`. On an error the folder is in between.
+    pub fn put(&self, paths: &[PathBuf], folder: &Path) -> Result<(), Error> {
+        let path = |path: &PathBuf| {
+            let bytes = path.as_os_str().as_encoded_bytes();
+            RepoPath::from_bytes(bytes).ok_or_else(|| Error::Refused(format!("`{}` is no path of a file", shown(bytes))))
+        };
+        let paths = paths.iter().map(path).collect::<Result<Vec<_>, Error>>()?;
+        let mut found: Vec<Entry> = Vec::new();
+        if paths.len() < FEW {
+            for path in &paths {
+                found.extend(self.entry(path)?);
+            }
+        } else {
+            let asked: std::collections::BTreeSet<&RepoPath> = paths.iter().collect();
+            found.extend(self.entries()?.iter().filter(|entry| asked.contains(&entry.path)).cloned());
+        }
+        found.retain(|entry| matches!(entry.mode, Mode::File | Mode::Executable | Mode::Symlink));
+        found.sort_by(|a, b| a.path.cmp(&b.path));
+        let bytes = AtomicU64::new(0);
+        let mut writer = Writer::new(folder, &bytes)?;
+        writer.clears = true;
+        // First what goes: it may be in the way of what comes.
+        for path in &paths {
+            if found.binary_search_by(|entry| entry.path.cmp(path)).is_err() {
+                writer.remove(path)?;
+            }
+        }
+        writer.write(self, found.iter())
     }
 }
 
@@ -118,11 +160,20 @@ impl Worktree {
 
 impl Drop for Worktree {
     fn drop(&mut self) {
-        // A sandbox may have left folders that may not be entered.
-        if std::fs::remove_dir_all(&self.path).is_err() {
-            open_up(&self.path);
-            // What still cannot be removed goes when the folder of worktrees is opened next.
-            drop(std::fs::remove_dir_all(&self.path));
+        // What cannot be removed goes when the folder of worktrees is opened next.
+        drop(remove_folder(&self.path));
+    }
+}
+
+/// Removes a folder that commands may have written to, also when they have left folders that may not be entered. One that is not there
+/// is no error. Follows no link.
+pub fn remove_folder(folder: &Path) -> std::io::Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(_) => {
+            open_up(folder);
+            std::fs::remove_dir_all(folder)
         }
     }
 }
@@ -161,13 +212,15 @@ struct Writer<'a> {
     at: Option<(RepoPath, OwnedFd)>,
     /// Written by all writers of one worktree.
     bytes: &'a AtomicU64,
+    /// What stands in the way is removed; else it is an error.
+    clears: bool,
 }
 
 impl<'a> Writer<'a> {
     fn new(path: &Path, bytes: &'a AtomicU64) -> Result<Self, Error> {
         let root = rustix::fs::open(path, FOLDER, Bits::empty())
             .map_err(|error| Error::Io { what: format!("opening `{}`", path.display()), source: error.into() })?;
-        Ok(Self { root, at: None, bytes })
+        Ok(Self { root, at: None, bytes, clears: false })
     }
 
     fn write<'e>(&mut self, snapshot: &Snapshot, entries: impl Iterator<Item = &'e Entry>) -> Result<(), Error> {
@@ -191,6 +244,9 @@ impl<'a> Writer<'a> {
     fn file(&mut self, path: &RepoPath, bits: u32, content: &[u8]) -> Result<(), Error> {
         let (folder, name) = path.split();
         self.enter(folder)?;
+        if self.clears {
+            self.clear(path, name)?;
+        }
         let file = openat(self.folder(), name, NEW, Bits::from_raw_mode(bits)).map_err(|error| writing(path, error))?;
         let mut file = std::fs::File::from(file);
         file.write_all(content).map_err(|source| Error::Io { what: format!("writing `{path}`"), source })
@@ -202,6 +258,8 @@ impl<'a> Writer<'a> {
         self.enter(folder.clone())?;
         match unlinkat(self.folder(), name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
+            // A folder that somebody made in the place of the file is none of the tree's business.
+            Err(Errno::ISDIR) if self.clears => {}
             Err(error) => return Err(writing(path, error)),
         }
         while let Some(empty) = folder {
@@ -215,6 +273,20 @@ impl<'a> Writer<'a> {
             folder = above;
         }
         Ok(())
+    }
+
+    /// Removes whatever has this name in the folder that is open.
+    fn clear(&self, path: &RepoPath, name: &[u8]) -> Result<(), Error> {
+        match unlinkat(self.folder(), name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(Errno::ISDIR) => {
+                // By the descriptor that was opened part by part, so that no link leads elsewhere.
+                let here = PathBuf::from(format!("/proc/self/fd/{}", self.folder().as_raw_fd()));
+                let name = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name);
+                remove_folder(&here.join(name)).map_err(Error::io(format!("writing `{path}`")))
+            }
+            Err(error) => Err(writing(path, error)),
+        }
     }
 
     fn folder(&self) -> std::os::fd::BorrowedFd<'_> {
@@ -242,6 +314,10 @@ impl<'a> Writer<'a> {
                     }
                     openat(here, part, FOLDER, Bits::empty())
                 }
+                // A file or a link where a folder belongs.
+                Err(Errno::NOTDIR | Errno::LOOP) if self.clears => unlinkat(here, part, AtFlags::empty())
+                    .and_then(|()| mkdirat(here, part, Bits::from_raw_mode(0o755)))
+                    .and_then(|()| openat(here, part, FOLDER, Bits::empty())),
                 other => other,
             };
             at = Some(next.map_err(|error| writing(&folder, error))?);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use nightcrew::base::scope::Scope;
 use nightcrew::isolation::{
-    Chunk, Command, Error, Finished, Gap, Helper, Isolation, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier,
+    Chunk, Command, Error, Finished, Gap, Helper, Isolation, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier, Writable,
 };
 
 /// A machine with its isolation, and a directory that the sandbox must not see.
@@ -399,6 +399,48 @@ async fn an_honest_command_finds_what_it_needs() {
         let finished = isolation.run(probe_spec(tier, "own_loopback", &work, &BTreeMap::new())).await.unwrap();
         let works = text(&finished).contains("PROBE open");
         assert_eq!(works, !isolation.report().gaps.contains(&Gap::NoLoopback), "{tier}: {finished:?}");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_home_and_further_directories_stay_when_the_command_has_ended() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let place = bench.work(&format!("kept-{tier}"));
+        let made = |name: &str| {
+            let path = place.join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            path
+        };
+        let (work, home, results) = (made("work"), made("home"), made("results"));
+        let spec = |script: &str| {
+            let mut spec = Spec::shell(script, &work);
+            spec.home = Some(home.clone());
+            spec.writable.push(Writable { host: results.clone(), inside: "/results".into() });
+            let file = tier.shown_at(&results.join("r.xml"), Path::new("/results/r.xml")).display().to_string();
+            spec.environment.insert("JUNIT".into(), file);
+            spec
+        };
+        let finished = isolation.run(spec("echo one >\"$HOME/.tool\" && echo two >\"$JUNIT\"")).await.unwrap();
+        assert!(finished.succeeded(), "{tier}: {finished:?}");
+        let finished = isolation.run(spec("cat \"$HOME/.tool\" \"$JUNIT\"")).await.unwrap();
+        assert_eq!(finished.stdout.text(), "one\ntwo\n", "{tier}: {finished:?}");
+        assert_eq!(std::fs::read_to_string(home.join(".tool")).unwrap(), "one\n");
+        assert_eq!(std::fs::read_to_string(results.join("r.xml")).unwrap(), "two\n");
+        assert_eq!(std::fs::read_dir(&work).unwrap().count(), 0, "{tier}: nothing of it is in the work directory");
+
+        // All of them count towards the limit on disk.
+        for place in ["$HOME/large", "$JUNIT"] {
+            let fill = format!("i=0; while [ $i -lt 400 ]; do head -c 1000000 /dev/zero >>\"{place}\"; i=$((i+1)); sleep 0.02; done");
+            let mut spec = spec(&fill);
+            spec.limits.disk_bytes = 8 << 20;
+            let finished = isolation.run(spec).await.unwrap();
+            assert_eq!(finished.stopped, Some(Stopped::Disk), "{tier}: {finished:?}");
+        }
+        let mut asks = spec("true");
+        asks.egress = vec!["pypi".into()];
+        assert!(matches!(isolation.run(asks).await, Err(Error::Egress { .. })));
     }
     bench.close().await;
 }
