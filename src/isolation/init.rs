@@ -309,7 +309,11 @@ impl<'a> Watched<'a> {
     fn look_at_usage(&mut self, others: bool) -> io::Result<()> {
         let limits = &self.plan.limits;
         let mut seen = if others { watch::survey(self.supervisor)? } else { watch::survey_of_ended(self.supervisor)? };
-        let unowned = if others && self.plan.tier.own_file_system() { watch::unowned_memory_bytes(&self.plan.memories)? } else { 0 };
+        let unowned = if others && self.plan.tier.own_file_system() {
+            watch::unowned_memory_bytes(&self.plan.memories)?
+        } else {
+            0
+        };
         if seen.memory_bytes + unowned > limits.memory_bytes {
             seen.memory_bytes = watch::exact_memory_bytes(self.supervisor)?;
         }

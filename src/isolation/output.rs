@@ -48,7 +48,14 @@ impl Capture {
     pub(super) fn new(cap_bytes: u64) -> Self {
         let cap = usize::try_from(cap_bytes).unwrap_or(usize::MAX);
         let tail_cap = cap / 2;
-        Self { head: Vec::new(), tail: VecDeque::new(), head_cap: cap - tail_cap, tail_cap, total_bytes: 0, hasher: Hasher::default() }
+        Self {
+            head: Vec::new(),
+            tail: VecDeque::new(),
+            head_cap: cap - tail_cap,
+            tail_cap,
+            total_bytes: 0,
+            hasher: Hasher::default(),
+        }
     }
 
     pub(super) fn push(&mut self, chunk: &[u8]) {

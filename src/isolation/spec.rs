@@ -129,7 +129,8 @@ impl Spec {
                 return refuse(format!("`{}` would cover `{own}`", inside.display()));
             }
         }
-        if let Some(path) = self.writable.iter().find(|path| path.inside.starts_with("/home") || path.inside.starts_with("/tmp"))
+        if let Some(path) =
+            self.writable.iter().find(|path| path.inside.starts_with("/home") || path.inside.starts_with("/tmp"))
         {
             return refuse(format!("`{}` lies in a directory that the command has anyway", path.inside.display()));
         }

@@ -2,8 +2,7 @@
 
 use crate::ports::sandbox::SandboxKind;
 
+pub mod sandboxd;
+
 /// Every sandbox that a profile can name.
-pub const ALL: &[SandboxKind] = &[
-    SandboxKind { name: "sandboxd", summary: "confined on this machine, without a key", make: None },
-    SandboxKind { name: "e2b", summary: "E2B's cloud", make: None },
-];
+pub const ALL: &[SandboxKind] = &[sandboxd::KIND, SandboxKind { name: "e2b", summary: "E2B's cloud", make: None }];

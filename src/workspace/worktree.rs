@@ -98,7 +98,8 @@ impl Snapshot {
     pub fn put(&self, paths: &[PathBuf], folder: &Path) -> Result<(), Error> {
         let path = |path: &PathBuf| {
             let bytes = path.as_os_str().as_encoded_bytes();
-            RepoPath::from_bytes(bytes).ok_or_else(|| Error::Refused(format!("`{}` is no path of a file", shown(bytes))))
+            RepoPath::from_bytes(bytes)
+                .ok_or_else(|| Error::Refused(format!("`{}` is no path of a file", shown(bytes))))
         };
         let paths = paths.iter().map(path).collect::<Result<Vec<_>, Error>>()?;
         let mut found: Vec<Entry> = Vec::new();

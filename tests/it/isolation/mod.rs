@@ -14,7 +14,8 @@ use std::time::Duration;
 
 use nightcrew::base::scope::Scope;
 use nightcrew::isolation::{
-    Chunk, Command, Error, Finished, Gap, Helper, Isolation, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier, Writable,
+    Chunk, Command, Error, Finished, Gap, Helper, Isolation, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier,
+    Writable,
 };
 
 /// A machine with its isolation, and a directory that the sandbox must not see.
@@ -432,7 +433,9 @@ async fn a_home_and_further_directories_stay_when_the_command_has_ended() {
 
         // All of them count towards the limit on disk.
         for place in ["$HOME/large", "$JUNIT"] {
-            let fill = format!("i=0; while [ $i -lt 400 ]; do head -c 1000000 /dev/zero >>\"{place}\"; i=$((i+1)); sleep 0.02; done");
+            let fill = format!(
+                "i=0; while [ $i -lt 400 ]; do head -c 1000000 /dev/zero >>\"{place}\"; i=$((i+1)); sleep 0.02; done"
+            );
             let mut spec = spec(&fill);
             spec.limits.disk_bytes = 8 << 20;
             let finished = isolation.run(spec).await.unwrap();
