@@ -26,6 +26,8 @@ mod runs;
 mod pipeline;
 /// A user's folder, and the real binary run in it.
 mod project;
+/// Environments and commands in the sandbox of this machine.
+mod sandbox;
 /// The shipped report over other services, which tell the keys they were given.
 mod serve;
 /// Sources over the samples that ship.

@@ -70,7 +70,7 @@ impl Subject<'_> {
             let pattern =
                 GlobBuilder::new(name).literal_separator(true).build().ok().map(|glob| glob.compile_matcher());
             let named = |path: &Path| {
-                name.is_empty()
+                matches!(name, "" | ".")
                     || path.starts_with(name)
                     || pattern.as_ref().is_some_and(|pattern| pattern.is_match(path))
             };
