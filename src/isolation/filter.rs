@@ -151,8 +151,8 @@ const NAMESPACES: [i32; 8] = [
 
 type Rules = BTreeMap<i64, Vec<SeccompRule>>;
 
-/// The programs to install, in this order. `counted`: a cgroup limits memory.
-pub(super) fn programs(tier: Tier, counted: bool) -> io::Result<Vec<BpfProgram>> {
+/// The programs to install, in this order. `counted`: a cgroup limits memory. `egress`: there is a proxy to the network.
+pub(super) fn programs(tier: Tier, counted: bool, egress: bool) -> io::Result<Vec<BpfProgram>> {
     let failed = |error: seccompiler::BackendError| io::Error::other(format!("the system call filter: {error}"));
     let build = || {
         let arch = std::env::consts::ARCH.try_into()?;
@@ -162,7 +162,7 @@ pub(super) fn programs(tier: Tier, counted: bool) -> io::Result<Vec<BpfProgram>>
         };
         let uncounted = if counted { &[][..] } else { UNCOUNTED };
         let unknown = UNKNOWN.iter().chain(uncounted).map(|call| (*call, Vec::new())).collect();
-        Ok(vec![with_bounds(program(unknown, libc::ENOSYS)?), program(refused(tier)?, libc::EPERM)?])
+        Ok(vec![with_bounds(program(unknown, libc::ENOSYS)?), program(refused(tier, egress)?, libc::EPERM)?])
     };
     build().map_err(failed)
 }
@@ -178,7 +178,7 @@ fn with_bounds(program: BpfProgram) -> BpfProgram {
     bounded
 }
 
-fn refused(tier: Tier) -> Result<Rules, seccompiler::BackendError> {
+fn refused(tier: Tier, egress: bool) -> Result<Rules, seccompiler::BackendError> {
     let mut rules = Rules::new();
     for call in REFUSED.iter().chain(REFUSED_HERE) {
         rules.insert(*call, Vec::new());
@@ -256,8 +256,27 @@ fn refused(tier: Tier) -> Result<Rules, seccompiler::BackendError> {
             libc::SYS_sendto,
             vec![rule([SeccompCondition::new(4, SeccompCmpArgLen::Qword, SeccompCmpOp::Ne, 0)?])?],
         );
+        if egress {
+            to_the_proxy(&mut rules)?;
+        }
     }
     Ok(rules)
+}
+
+/// In the last tier with a proxy: sockets of TCP over IPv4 alone, whose `connect` Landlock judges. It judges neither other kinds (MPTCP
+/// among them) nor what opens a connection while sending.
+fn to_the_proxy(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
+    rules.remove(&libc::SYS_connect);
+    let protocol = rule([not(2, 0)?, not(2, libc::IPPROTO_TCP as u64)?])?;
+    let mut others = vec![rule([not(0, libc::AF_INET as u64)?])?, protocol];
+    for kind in (0..=0xf).filter(|kind| *kind != libc::SOCK_STREAM) {
+        others.push(rule([masked(1, 0xf, u64::from(kind.cast_unsigned()))?])?);
+    }
+    rules.insert(libc::SYS_socket, others);
+    for (call, flags) in [(libc::SYS_sendto, 3), (libc::SYS_sendmsg, 2), (libc::SYS_sendmmsg, 3)] {
+        rules.entry(call).or_default().push(rule([has(flags, libc::MSG_FASTOPEN as u64)?])?);
+    }
+    Ok(())
 }
 
 fn rule<const N: usize>(conditions: [SeccompCondition; N]) -> Result<SeccompRule, seccompiler::BackendError> {

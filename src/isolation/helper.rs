@@ -15,7 +15,7 @@ use rustix::thread::CapabilitySet;
 
 use super::plan::{BUILD, Plan, UID, bubblewrap_arguments};
 use super::tier::Tier;
-use super::wire::{Stage, Word, line, receive_plan};
+use super::wire::{Received, Stage, Word, line, receive_plan};
 use super::{init, sys};
 
 /// The hidden first argument by which the binary knows that it is the helper.
@@ -73,7 +73,7 @@ pub(super) fn tell(socket: &OwnedFd, word: &Word) -> io::Result<()> {
 }
 
 /// Waits for the daemon (which meanwhile puts this process into its cgroup) and takes the plan.
-pub(super) fn plan(socket: &OwnedFd) -> Result<(Plan, Option<OwnedFd>), Failure> {
+pub(super) fn plan(socket: &OwnedFd) -> Result<(Plan, Received), Failure> {
     let (plan, other) =
         receive_plan(socket).map_err(|error| Failure::new(Stage::Protocol, "what the daemon sent", error))?;
     if plan.build != BUILD {

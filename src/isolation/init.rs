@@ -20,8 +20,8 @@ use super::plan::{Mount, Plan};
 use super::spec::Limits;
 use super::tier::Tier;
 use super::watch::{self, Survey};
-use super::wire::{Order, Stage, Stopped, Word};
-use super::{filter, mounts, ruleset, sys};
+use super::wire::{Order, Received, Stage, Stopped, Word};
+use super::{egress, filter, mounts, ruleset, sys};
 
 /// How often usage is looked at.
 const LOOK: Duration = Duration::from_millis(50);
@@ -37,10 +37,12 @@ const STAGE_CODES: [(Stage, i32); 4] =
     [(Stage::Limits, 20_001), (Stage::Ownership, 20_002), (Stage::Landlock, 20_003), (Stage::Seccomp, 20_004)];
 
 pub(super) fn run(socket: &OwnedFd) -> Result<(), Failure> {
-    let (plan, stdin) = plan(socket)?;
+    let (mut plan, Received { stdin, egress }) = plan(socket)?;
     enclose(&plan)?;
+    let proxy = egress.map(egress::open).transpose().map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
+    plan.environment.extend(proxy.map(egress::variables).unwrap_or_default());
     let started = Instant::now();
-    let command = start(&plan, stdin)?;
+    let command = start(&plan, stdin, proxy)?;
     tell(socket, &Word::Started).map_err(|e| Failure::new(Stage::Protocol, "the socket", e))?;
     let mut watched = Watched::new(&plan, command, started);
     watched.until_the_end(socket).map_err(|e| Failure::new(Stage::Protocol, "watching the command", e))?;
@@ -100,9 +102,9 @@ fn hand_over(root: &Path, user: u32) -> io::Result<()> {
 }
 
 /// Starts the command with everything on it that confines it.
-fn start(plan: &Plan, stdin: Option<OwnedFd>) -> Result<Pid, Failure> {
-    let rules = ruleset::prepare(plan).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
-    let programs = filter::programs(plan.tier, plan.counted)
+fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<Pid, Failure> {
+    let rules = ruleset::prepare(plan, proxy).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
+    let programs = filter::programs(plan.tier, plan.counted, plan.egress)
         .map_err(|error| Failure::new(Stage::Seccomp, "preparing it", error))?;
     let limits = resource_limits(&plan.limits, plan.tier, plan.user)
         .map_err(|error| Failure::new(Stage::Limits, "counting processes", error))?;

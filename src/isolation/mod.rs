@@ -15,6 +15,7 @@
 
 mod cgroup;
 mod detect;
+mod egress;
 mod filter;
 mod helper;
 mod init;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use egress::{Reach, check as check_egress};
 pub use helper::run_if_asked;
 pub use output::Captured;
 pub use run::{Chunk, Finished, Handle, Running};
@@ -54,11 +56,11 @@ pub enum Error {
     NoTier,
     #[error("{0}")]
     Spec(String),
+    /// It is to reach hosts, and cannot be given a way: the text says what is in the way and what helps.
+    #[error("network for the command: {0}")]
+    Egress(String),
     #[error("the command's directory {}", path.display())]
     Work { path: PathBuf, source: io::Error },
-    /// It asked for network.
-    #[error("there is no network for {}", hosts.join(", "))]
-    Egress { hosts: Vec<String> },
     #[error("{} cannot be shown to the command", path.display())]
     ReadOnly { path: PathBuf, source: io::Error },
     #[error("the sandbox's own directory {}", path.display())]
@@ -134,6 +136,7 @@ struct Shared {
     bubblewrap: Option<PathBuf>,
     cgroup: Result<cgroup::Delegated, String>,
     helper: Helper,
+    reach: Reach,
     state: PathBuf,
     scope: Scope,
     serial: AtomicU64,
@@ -150,6 +153,7 @@ impl Isolation {
     /// Errors: `State` if `setup.state` cannot be used.
     pub async fn begin(setup: Setup, scope: Scope) -> Result<Self, Error> {
         let Setup { helper, state, search } = setup;
+        let reach = search.reach.clone();
         let at = |source| Error::State { path: state.clone(), source };
         if !state.is_absolute() || state.parent().is_none() {
             return Err(at(io::Error::new(
@@ -176,6 +180,7 @@ impl Isolation {
             bubblewrap: detect::bubblewrap(),
             cgroup: cgroup::Delegated::find(),
             helper,
+            reach,
             state,
             scope,
             serial: AtomicU64::new(1),
@@ -229,9 +234,7 @@ impl Isolation {
 
     async fn start_in(&self, tier: Tier, mut spec: Spec) -> Result<Running, Error> {
         spec.check()?;
-        if !spec.egress.is_empty() {
-            return Err(Error::Egress { hosts: spec.egress });
-        }
+        let egress = self.egress(tier, &spec)?;
         let work = |source| Error::Work { path: spec.work.clone(), source };
         let real = tokio::fs::canonicalize(&spec.work).await.map_err(work)?;
         if real.parent().is_none() || !real.join(&spec.directory).is_dir() {
@@ -275,8 +278,12 @@ impl Isolation {
             Err(_) => None,
         };
         plan.counted = group.is_some();
-        tokio::fs::create_dir(&directory).await.map_err(|source| Error::State { path: directory.clone(), source })?;
-        let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, directory };
+        let own_directory = |source| Error::State { path: directory.clone(), source };
+        tokio::fs::create_dir(&directory).await.map_err(own_directory)?;
+        if let Some(egress) = &egress {
+            egress.shape(&mut plan, &spec, &directory).map_err(own_directory)?;
+        }
+        let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, egress, directory };
         let (handle, reins, chunks) = run::ends(shared.scope.token());
         let answer = shared.scope.spawn(format!("sandbox {name}"), async move {
             let answer = job.run(reins).await;
@@ -284,6 +291,22 @@ impl Isolation {
             answer
         });
         Ok(Running::new(handle, chunks, answer))
+    }
+
+    /// The way to the network, for a spec that names hosts.
+    fn egress(&self, tier: Tier, spec: &Spec) -> Result<Option<egress::Egress>, Error> {
+        if spec.egress.is_empty() {
+            return Ok(None);
+        }
+        let abi = self.shared.machine.landlock_abi;
+        if tier == Tier::Landlock && abi < ruleset::LEAST_WITH_EGRESS {
+            return Err(Error::Egress(format!(
+                "the tier `{tier}` can hold a command to one port only from Linux 6.7 on (Landlock ABI {}, here {abi}): install bubblewrap, \
+                 or let the daemon make namespaces (`nightcrew doctor` says how)",
+                ruleset::LEAST_WITH_EGRESS
+            )));
+        }
+        egress::Egress::new(&spec.egress, &self.shared.reach).map(Some).map_err(Error::Egress)
     }
 
     fn machine(&self) -> &Machine {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Limits, Spec};
+use super::spec::{Limits, Spec, Stdin};
 use super::tier::Tier;
 use super::toolchains::Toolchain;
 
@@ -81,6 +81,10 @@ pub(super) struct Plan {
     pub counted: bool,
     /// Where `bwrap` is.
     pub bubblewrap: Option<PathBuf>,
+    /// Whether the command reads something.
+    pub stdin: bool,
+    /// Whether the command gets a proxy to the network.
+    pub egress: bool,
 }
 
 /// What of the machine goes into every plan.
@@ -317,6 +321,8 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         memories,
         counted: false,
         bubblewrap: None,
+        stdin: spec.stdin != Stdin::Nothing,
+        egress: !spec.egress.is_empty(),
     }
 }
 

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::cgroup::Group;
+use super::egress::Egress;
 use super::helper;
 use super::output::{Capture, Captured};
 use super::plan::Plan;
@@ -44,6 +45,8 @@ pub struct Finished {
     pub peak_memory_bytes: u64,
     pub peak_processes: u64,
     pub tier: Tier,
+    /// What it wanted to reach and was not allowed to, as `host:port (why)`: some tens at most, each once.
+    pub refused: Vec<String>,
 }
 
 impl Finished {
@@ -134,6 +137,7 @@ pub(super) struct Job {
     pub stdin: Stdin,
     pub helper: Helper,
     pub group: Option<Group>,
+    pub egress: Option<Egress>,
     /// Removed at the end.
     pub directory: PathBuf,
 }
@@ -160,6 +164,14 @@ impl Running {
     }
 }
 
+/// The daemon's ends of what it shares with the helper.
+struct Ends {
+    socket: tokio::net::UnixStream,
+    stdin: Option<pipe::Sender>,
+    /// Where the socket comes from on which the proxy is to listen.
+    egress: Option<OwnedFd>,
+}
+
 impl Job {
     /// Runs to the end, whatever happens. Not cancel safe: dropped, it kills the helper but leaves its directory.
     pub(super) async fn run(self, reins: Reins) -> Result<Finished, Error> {
@@ -177,7 +189,7 @@ impl Job {
     async fn confined(self, reins: Reins) -> Result<Finished, Error> {
         let begun = Instant::now();
         let (tier, limits) = (self.plan.tier, self.plan.limits.clone());
-        let (mut child, socket, stdin) = self.start().map_err(|source| Error::Start { source })?;
+        let (mut child, Ends { socket, stdin, egress }) = self.start().map_err(|source| Error::Start { source })?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(Error::Lost { what: "the helper has no outputs".into() });
         };
@@ -200,12 +212,24 @@ impl Job {
         let mut feed = std::pin::pin!(feed(stdin, self.stdin.clone(), &mut inputs, orders));
         let mut outputs = outputs;
         let mut talk = talk;
-        let (mut kept, mut fed) = (None, false);
+        let mut served = std::pin::pin!(async {
+            match (&self.egress, egress) {
+                (Some(served), Some(from)) => served.serve(from).await,
+                _ => Ok(()),
+            }
+        });
+        let (mut kept, mut fed, mut closed) = (None, false, false);
         let told = loop {
             tokio::select! {
                 outcome = &mut talk => break outcome,
                 both = &mut outputs, if kept.is_none() => kept = Some(both),
                 () = &mut feed, if !fed => fed = true,
+                ended = &mut served, if !closed => {
+                    closed = true;
+                    if let Err(error) = ended {
+                        tracing::warn!(%error, "a sandbox has no proxy to the network");
+                    }
+                }
             }
         };
         let (stdout, stderr) = match kept {
@@ -219,11 +243,13 @@ impl Job {
             },
         };
         let out_of_memory = self.group.as_ref().is_some_and(Group::ran_out_of_memory);
-        told.finish(tier, begun.elapsed(), stdout, stderr, out_of_memory)
+        let mut finished = told.finish(tier, begun.elapsed(), stdout, stderr, out_of_memory)?;
+        finished.refused = self.egress.as_ref().map(Egress::refused).unwrap_or_default();
+        Ok(finished)
     }
 
     /// Starts the helper and opens the conversation with it.
-    fn start(&self) -> io::Result<(tokio::process::Child, tokio::net::UnixStream, Option<pipe::Sender>)> {
+    fn start(&self) -> io::Result<(tokio::process::Child, Ends)> {
         let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
         let outer = self.plan.tier.own_file_system();
         let mut command = tokio::process::Command::new(self.helper.program());
@@ -238,19 +264,18 @@ impl Job {
         if outer {
             wire::send_descriptors(&ours, &[plan.as_fd()])?;
         }
-        let writer = match &self.stdin {
-            Stdin::Nothing => {
-                wire::send_descriptors(&ours, &[plan.as_fd()])?;
-                None
-            }
-            Stdin::Bytes(_) | Stdin::Open => {
-                let (reader, writer) = io::pipe()?;
-                wire::send_descriptors(&ours, &[plan.as_fd(), reader.as_fd()])?;
-                Some(pipe::Sender::from_owned_fd(writer.into())?)
-            }
+        let input = match &self.stdin {
+            Stdin::Nothing => None,
+            Stdin::Bytes(_) | Stdin::Open => Some(io::pipe()?),
         };
+        let proxy = self.egress.as_ref().map(|_| std::os::unix::net::UnixStream::pair()).transpose()?;
+        let theirs = input.iter().map(|(reader, _)| reader.as_fd()).chain(proxy.iter().map(|(_, theirs)| theirs.as_fd()));
+        let descriptors: Vec<_> = [plan.as_fd()].into_iter().chain(theirs).collect();
+        wire::send_descriptors(&ours, &descriptors)?;
         ours.set_nonblocking(true)?;
-        Ok((child, tokio::net::UnixStream::from_std(ours)?, writer))
+        let stdin = input.map(|(_, writer)| pipe::Sender::from_owned_fd(writer.into())).transpose()?;
+        let egress = proxy.map(|(ours, _)| ours.into());
+        Ok((child, Ends { socket: tokio::net::UnixStream::from_std(ours)?, stdin, egress }))
     }
 }
 
@@ -418,6 +443,7 @@ impl Told {
             peak_memory_bytes: 0,
             peak_processes: 0,
             tier,
+            refused: Vec::new(),
         };
         match self.last {
             Some(Word::Ended { exit, signal, stopped, cpu_ms, peak_memory_bytes, peak_processes }) => Ok(Finished {

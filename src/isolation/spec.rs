@@ -59,7 +59,7 @@ pub struct Spec {
     /// The host directory that is the command's home, at `/home/user` where tiers have a file system of their own. `None`: an empty
     /// one in memory. In every tier `HOME` names it.
     pub home: Option<PathBuf>,
-    /// Hosts and names of registries that the command may reach. Empty: no network at all.
+    /// Hosts or registries that the command may reach through the host's proxy. Empty: no network at all.
     pub egress: Vec<String>,
     /// Added to the few variables that every command gets (`PATH HOME TMPDIR LANG USER …`); the daemon's own are never passed on.
     pub environment: BTreeMap<String, String>,
@@ -134,7 +134,7 @@ impl Spec {
         {
             return refuse(format!("`{}` lies in a directory that the command has anyway", path.inside.display()));
         }
-        Ok(())
+        super::egress::check(&self.egress).map_err(Error::Egress)
     }
 }
 

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use super::egress::Reach;
+
 /// How long a toolchain may take to say where it lives.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,8 @@ pub struct Search {
     pub rustup_home: Option<PathBuf>,
     /// Directories that are never shown, nor any that contains them: the state directory, the configuration.
     pub forbidden: Vec<PathBuf>,
+    /// How package clients of this machine reach the network.
+    pub reach: Reach,
 }
 
 impl Search {
@@ -49,6 +53,7 @@ impl Search {
             cargo_home: directory("CARGO_HOME"),
             rustup_home: directory("RUSTUP_HOME"),
             forbidden,
+            reach: Reach::from_process(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! What the daemon and its helper say to each other, over a socket that is the helper's standard input.
 //!
 //! The daemon opens with one byte and descriptors: the plan in a memory file, and for the innermost process also what the command will
-//! read. Then both send lines: [`Order`] down, [`Word`] up. End of file means that the other is gone: the helper then ends everything.
+//! read, and a socket for where the proxy of a command with network listens (`egress`). Then both send lines: [`Order`] down, [`Word`] up. End of file means that the other is gone: the helper then ends everything.
 //! Nothing of this is within reach of the command, which gets another standard input.
 
 use std::io;
@@ -36,6 +36,8 @@ pub enum Stage {
     Seccomp,
     Limits,
     Ownership,
+    /// Where the proxy to the network listens.
+    Egress,
     /// The command itself could not be started.
     Command,
 }
@@ -98,7 +100,7 @@ pub(super) fn plan_file(plan: &Plan) -> io::Result<OwnedFd> {
 
 /// Opens the conversation with one process of the helper.
 pub(super) fn send_descriptors(socket: impl AsFd, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(io::Error::other("more descriptors than the protocol knows"));
@@ -107,9 +109,33 @@ pub(super) fn send_descriptors(socket: impl AsFd, descriptors: &[BorrowedFd<'_>]
     Ok(())
 }
 
-/// The helper's side of it: waits, and answers with the plan and the other descriptor, if there is one.
-pub(super) fn receive_plan(socket: impl AsFd) -> io::Result<(Plan, Option<OwnedFd>)> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
+/// The helper's side of it: waits, and answers with the plan and the other descriptors, as far as there are any.
+pub(super) fn receive_plan(socket: impl AsFd) -> io::Result<(Plan, Received)> {
+    let mut descriptors = receive(socket)?.into_iter();
+    let file = std::fs::File::from(descriptors.next().ok_or(io::ErrorKind::InvalidData)?);
+    let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
+    file.read_exact_at(&mut text, 0)?;
+    let plan: Plan = serde_json::from_slice(&text)?;
+    let mut next = |there: bool| if there { descriptors.next() } else { None };
+    let (stdin, egress) = (next(plan.stdin), next(plan.egress));
+    Ok((plan, Received { stdin, egress }))
+}
+
+/// What comes with the plan.
+pub(super) struct Received {
+    /// What the command reads.
+    pub stdin: Option<OwnedFd>,
+    /// Where the socket goes on which the proxy is to listen.
+    pub egress: Option<OwnedFd>,
+}
+
+/// The one descriptor that came with a byte.
+pub(super) fn receive_descriptor(socket: impl AsFd) -> io::Result<OwnedFd> {
+    receive(socket)?.into_iter().next().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+fn receive(socket: impl AsFd) -> io::Result<Vec<OwnedFd>> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let mut byte = [0];
     let received =
@@ -117,13 +143,9 @@ pub(super) fn receive_plan(socket: impl AsFd) -> io::Result<(Plan, Option<OwnedF
     if received.bytes != 1 || received.flags.contains(ReturnFlags::CTRUNC) {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    let mut descriptors = ancillary.drain().flat_map(|message| match message {
+    let descriptors = ancillary.drain().flat_map(|message| match message {
         RecvAncillaryMessage::ScmRights(descriptors) => descriptors.collect::<Vec<_>>(),
         _ => Vec::new(),
     });
-    let file = std::fs::File::from(descriptors.next().ok_or(io::ErrorKind::InvalidData)?);
-    let mut text = vec![0; usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?];
-    file.read_exact_at(&mut text, 0)?;
-    let other = descriptors.next();
-    Ok((serde_json::from_slice(&text)?, other))
+    Ok(descriptors.collect())
 }

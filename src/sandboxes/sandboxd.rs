@@ -605,9 +605,9 @@ fn isolation_error(error: isolation::Error, isolation: &Isolation) -> SandboxErr
     use isolation::Error;
     match error {
         Error::NoTier => no_tier(isolation),
-        Error::Egress { hosts } => SandboxError::Missing {
-            message: format!("setup needs the network: {}", hosts.join(", ")),
-            help: "remove `network.setup` and let setup use what is on this machine".into(),
+        Error::Egress(why) => SandboxError::Missing {
+            message: format!("setup has no network: {why}"),
+            help: "name registries or hosts in `network.setup`, or let setup use what is on this machine".into(),
         },
         error => failed(chain(&error)),
     }

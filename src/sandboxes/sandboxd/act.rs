@@ -113,6 +113,12 @@ impl Act<'_> {
         let receipt = self.receipt(&finished, junit.hash, &report, at);
         self.tell(|| Progress::Ended(Box::new(receipt.clone()))).await;
         let mut stderr = finished.stderr.text();
+        if !finished.refused.is_empty() {
+            stderr.push_str(&format!(
+                "\n[refused, because `network.setup` does not allow it: {}]\n",
+                finished.refused.join(", ")
+            ));
+        }
         if junit.left_out {
             stderr.push_str("\n[what $JUNIT names is larger than 8 MiB and was not read]\n");
         }

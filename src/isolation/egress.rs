@@ -1,0 +1,155 @@
+//! The network of one command: named hosts and registries through a proxy of the daemon's, and nothing else.
+//!
+//! The command keeps its own, empty network. The process that watches it opens one listening socket on the loopback inside and hands
+//! it out over its conversation with the daemon (a socket stays in the network where it was made, whoever holds it), and the daemon
+//! serves an HTTP proxy on it. So nothing of the host appears inside, no file, no socket, no further process; the proxy decides by name
+//! and port, resolves names itself and looks at the address before it connects. It does not look into TLS: who may reach a host may say
+//! anything to it.
+//!
+//! In the last tier, which has no network of its own, the socket is on the host's loopback, and the kernel lets the command connect to
+//! its port alone.
+
+mod address;
+mod hosts;
+mod machine;
+mod proxy;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::Interest;
+
+use self::hosts::{Host, REGISTRIES, Registry, Rules};
+use self::proxy::Gate;
+use super::plan::{Mount, OWN, Plan};
+use super::spec::Spec;
+use super::wire;
+
+pub use machine::Reach;
+
+/// How many connections of one command are open at the same time; more wait.
+const CONNECTIONS: usize = 64;
+
+/// Whether every entry is the name of a registry or of hosts that may be reached. The error says what to write.
+pub fn check(entries: &[String]) -> Result<(), String> {
+    read(entries).map(drop)
+}
+
+fn read(entries: &[String]) -> Result<(Rules, Vec<&'static Registry>), String> {
+    let (mut rules, mut registries) = (Rules::default(), Vec::new());
+    for entry in entries {
+        match REGISTRIES.iter().find(|registry| registry.name == entry) {
+            Some(registry) => registries.push(registry),
+            None => rules.add(entry)?,
+        }
+    }
+    Ok((rules, registries))
+}
+
+/// What one command may reach and what it needs to be told.
+pub(super) struct Egress {
+    gate: Gate,
+    /// Variables for the command, those of the proxy not among them.
+    pub environment: BTreeMap<String, String>,
+    /// Variables that name a file, with the file's content.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Egress {
+    /// The error says which entry or which setting of the machine is in the way.
+    pub(super) fn new(entries: &[String], reach: &Reach) -> Result<Self, String> {
+        let (mut rules, registries) = read(entries)?;
+        let settings = reach.settings(&registries)?;
+        let hosts = registries.iter().flat_map(|registry| registry.hosts).filter_map(|host| Host::parse(host));
+        hosts.for_each(|host| rules.add_registry(host, None));
+        settings.mirrors.into_iter().for_each(|mirror| rules.add_registry(mirror.host, Some(mirror.port)));
+        let gate = Gate::new(rules, reach.clone())?;
+        let mut environment = settings.environment;
+        if !gate.rules.this_machine() {
+            // What the command itself serves on its loopback.
+            environment
+                .extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), "localhost,127.0.0.1,::1".to_owned())));
+        }
+        Ok(Self { gate, environment, files: settings.certificates })
+    }
+
+    /// Tells the command what this machine says about its network. `directory` is the run's own.
+    pub(super) fn shape(&self, plan: &mut Plan, spec: &Spec, directory: &Path) -> io::Result<()> {
+        let mut environment = self.environment.clone();
+        if let Some(home) = plan.environment.get("HOME") {
+            // The host's own is read-only, and was to be used without a network.
+            environment.insert("CARGO_HOME".into(), format!("{home}/.cargo"));
+            environment.insert("CARGO_NET_OFFLINE".into(), "false".into());
+        }
+        for (name, content) in &self.files {
+            let (host, inside) = (directory.join(name), Path::new(OWN).join(name));
+            std::fs::write(&host, content)?;
+            let at = if plan.tier.own_file_system() { &inside } else { &host };
+            environment.insert(name.clone(), at.display().to_string());
+            if plan.tier.own_file_system() {
+                plan.mounts.push(Mount::Read { host, at: inside });
+            }
+        }
+        environment.retain(|name, _| !spec.environment.contains_key(name));
+        plan.environment.extend(environment);
+        Ok(())
+    }
+
+    /// What was refused so far.
+    pub(super) fn refused(&self) -> Vec<String> {
+        self.gate.refused()
+    }
+
+    /// Waits for the socket that the process inside opens, and serves on it until it is dropped. Cancel safe.
+    pub(super) async fn serve(&self, from: OwnedFd) -> io::Result<()> {
+        let from = std::os::unix::net::UnixStream::from(from);
+        from.set_nonblocking(true)?;
+        let from = tokio::net::UnixStream::from_std(from)?;
+        let listener = TcpListener::from(from.async_io(Interest::READABLE, || wire::receive_descriptor(&from)).await?);
+        listener.set_nonblocking(true)?;
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let mut connections = FuturesUnordered::new();
+        loop {
+            tokio::select! {
+                accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+                    Ok((stream, _)) => connections.push(self.gate.serve(stream)),
+                    // It went away before it was served; or there are no descriptors left, which passes.
+                    Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
+                },
+                Some(()) = connections.next() => {}
+            }
+        }
+    }
+}
+
+/// Inside: opens the socket and hands it out. Answers with its port.
+pub(super) fn open(to: impl AsFd) -> io::Result<u16> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+    wire::send_descriptors(to, &[listener.as_fd()])?;
+    Ok(listener.local_addr()?.port())
+}
+
+/// How a command is told of the proxy.
+pub(super) fn variables(port: u16) -> BTreeMap<String, String> {
+    const NAMES: [&str; 9] = [
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "http_proxy",
+        "https_proxy",
+        "npm_config_proxy",
+        "npm_config_https_proxy",
+        "YARN_HTTP_PROXY",
+        "YARN_HTTPS_PROXY",
+        "CARGO_HTTP_PROXY",
+    ];
+    let mut variables: BTreeMap<_, _> =
+        NAMES.iter().map(|name| ((*name).to_owned(), format!("http://127.0.0.1:{port}"))).collect();
+    // Node's own `fetch` looks at the others only when it is told to.
+    variables.insert("NODE_USE_ENV_PROXY".into(), "1".into());
+    variables
+}
