@@ -6,11 +6,12 @@
 //! and port, resolves names itself and looks at the address before it connects. It does not look into TLS: who may reach a host may say
 //! anything to it.
 //!
-//! In the last tier, which has no network of its own, the socket is on the host's loopback, and the kernel lets the command connect to
-//! its port alone.
+//! In the last tier, which has no network of its own, the socket is on the host's loopback, and the process that watches the command
+//! connects in its stead: there and nowhere else ([`lead`]).
 
 mod address;
 mod hosts;
+pub(super) mod lead;
 mod machine;
 mod proxy;
 

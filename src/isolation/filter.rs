@@ -263,8 +263,8 @@ fn refused(tier: Tier, egress: bool) -> Result<Rules, seccompiler::BackendError>
     Ok(rules)
 }
 
-/// In the last tier with a proxy: sockets of TCP over IPv4 alone, whose `connect` Landlock judges. It judges neither other kinds (MPTCP
-/// among them) nor what opens a connection while sending.
+/// In the last tier with a proxy: sockets of TCP over IPv4 alone, whose `connect` the process that watches the command carries out in its
+/// stead (`egress::lead`). Nothing opens a connection by sending.
 fn to_the_proxy(rules: &mut Rules) -> Result<(), seccompiler::BackendError> {
     rules.remove(&libc::SYS_connect);
     let protocol = rule([not(2, 0)?, not(2, libc::IPPROTO_TCP as u64)?])?;

@@ -6,8 +6,9 @@
 //! puts on the command, and the command can neither signal, trace nor read it (the last tier's exceptions are its gaps).
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use super::plan::{Mount, Plan};
 use super::spec::Limits;
 use super::tier::Tier;
 use super::watch::{self, Survey};
-use super::wire::{Order, Received, Stage, Stopped, Word};
+use super::wire::{self, Order, Received, Stage, Stopped, Word};
 use super::{egress, filter, mounts, ruleset, sys};
 
 /// How often usage is looked at.
@@ -33,8 +34,13 @@ const UNREADABLE_LOOKS: u32 = 5;
 /// How long descendants that are being killed may take to be gone.
 const SWEEP: Duration = Duration::from_secs(5);
 /// Codes by which the code between `fork` and `exec` says which of its parts failed; above every error number of the kernel.
-const STAGE_CODES: [(Stage, i32); 4] =
-    [(Stage::Limits, 20_001), (Stage::Ownership, 20_002), (Stage::Landlock, 20_003), (Stage::Seccomp, 20_004)];
+const STAGE_CODES: [(Stage, i32); 5] = [
+    (Stage::Limits, 20_001),
+    (Stage::Ownership, 20_002),
+    (Stage::Landlock, 20_003),
+    (Stage::Seccomp, 20_004),
+    (Stage::Egress, 20_005),
+];
 
 pub(super) fn run(socket: &OwnedFd) -> Result<(), Failure> {
     let (mut plan, Received { stdin, egress }) = plan(socket)?;
@@ -42,9 +48,9 @@ pub(super) fn run(socket: &OwnedFd) -> Result<(), Failure> {
     let proxy = egress.map(egress::open).transpose().map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
     plan.environment.extend(proxy.map(egress::variables).unwrap_or_default());
     let started = Instant::now();
-    let command = start(&plan, stdin, proxy)?;
+    let (command, held) = start(&plan, stdin, proxy)?;
     tell(socket, &Word::Started).map_err(|e| Failure::new(Stage::Protocol, "the socket", e))?;
-    let mut watched = Watched::new(&plan, command, started);
+    let mut watched = Watched::new(&plan, command, held, started);
     watched.until_the_end(socket).map_err(|e| Failure::new(Stage::Protocol, "watching the command", e))?;
     if plan.tier == Tier::Landlock {
         sweep(watched.supervisor).map_err(|e| Failure::new(Stage::Protocol, "ending what was left behind", e))?;
@@ -102,14 +108,17 @@ fn hand_over(root: &Path, user: u32) -> io::Result<()> {
 }
 
 /// Starts the command with everything on it that confines it.
-fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<Pid, Failure> {
-    let rules = ruleset::prepare(plan, proxy).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
+fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<(Pid, Option<Held>), Failure> {
+    let rules = ruleset::prepare(plan).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
     let programs = filter::programs(plan.tier, plan.counted, plan.egress)
         .map_err(|error| Failure::new(Stage::Seccomp, "preparing it", error))?;
     let limits = resource_limits(&plan.limits, plan.tier, plan.user)
         .map_err(|error| Failure::new(Stage::Limits, "counting processes", error))?;
     let (user, alone) = (plan.user, !plan.tier.own_file_system());
     let mut rules = Some(rules);
+    let proxy = proxy.filter(|_| alone);
+    let channel = proxy.map(|_| UnixStream::pair()).transpose().map_err(|e| Failure::new(Stage::Egress, "a pair", e))?;
+    let (ours, theirs) = channel.unzip();
 
     let [program, arguments @ ..] = &plan.words[..] else {
         return Err(Failure { stage: Stage::Command, message: "the command is empty".into(), errno: None });
@@ -129,7 +138,12 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<Pid,
         ruleset::enforce(rules, alone).map_err(|_| failed_at(Stage::Landlock))?;
         programs
             .iter()
-            .try_for_each(|program| seccompiler::apply_filter(program).map_err(|_| failed_at(Stage::Seccomp)))
+            .try_for_each(|program| seccompiler::apply_filter(program).map_err(|_| failed_at(Stage::Seccomp)))?;
+        if let Some(theirs) = &theirs {
+            let calls = sys::hold_connects().map_err(|_| failed_at(Stage::Egress))?;
+            wire::send_descriptors(theirs, &[calls.as_fd()]).map_err(|_| failed_at(Stage::Egress))?;
+        }
+        Ok(())
     });
     let child = command.spawn().map_err(|error| {
         let stage = STAGE_CODES.iter().find(|(_, code)| error.raw_os_error() == Some(*code));
@@ -140,12 +154,19 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<Pid,
             None => Failure::new(Stage::Command, program, error),
         }
     })?;
+    let held = ours.zip(proxy).map(|(ours, port)| wire::receive_descriptor(ours).map(|calls| Held { calls, port }));
+    let held = held.transpose().map_err(|e| Failure::new(Stage::Egress, "the command's connections", e))?;
     // It is waited for together with every other child, by number.
-    Pid::from_raw(child.id().cast_signed()).ok_or_else(|| Failure {
-        stage: Stage::Command,
-        message: "it has no process number".into(),
-        errno: None,
-    })
+    match Pid::from_raw(child.id().cast_signed()) {
+        Some(command) => Ok((command, held)),
+        None => Err(Failure { stage: Stage::Command, message: "it has no process number".into(), errno: None }),
+    }
+}
+
+/// In the last tier: the command's attempts to connect, and the only port to which they lead.
+struct Held {
+    calls: OwnedFd,
+    port: u16,
 }
 
 fn failed_at(stage: Stage) -> io::Error {
@@ -191,6 +212,7 @@ struct Watched<'a> {
     aside: Vec<PathBuf>,
     supervisor: i32,
     command: Pid,
+    held: Option<Held>,
     deadline: Instant,
     status: Option<WaitStatus>,
     stopped: Option<Stopped>,
@@ -203,7 +225,7 @@ struct Watched<'a> {
 }
 
 impl<'a> Watched<'a> {
-    fn new(plan: &'a Plan, command: Pid, started: Instant) -> Self {
+    fn new(plan: &'a Plan, command: Pid, held: Option<Held>, started: Instant) -> Self {
         let shown = plan.mounts.iter().filter_map(|mount| match mount {
             Mount::Read { at, .. } => Some(at.clone()),
             _ => None,
@@ -213,6 +235,7 @@ impl<'a> Watched<'a> {
             aside: shown.filter(|at| plan.disks.iter().any(|disk| at.starts_with(disk))).collect(),
             supervisor: rustix::process::getpid().as_raw_nonzero().get(),
             command,
+            held,
             deadline: started + plan.limits.wall,
             status: None,
             stopped: None,
@@ -231,14 +254,22 @@ impl<'a> Watched<'a> {
         while self.status.is_none() && self.stopped.is_none() {
             let now = Instant::now();
             let wake = self.deadline.min(self.look_at).min(self.look_at_disk);
-            let mut polled = [PollFd::new(&ended, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
+            let mut polled = vec![PollFd::new(&ended, PollFlags::IN), PollFd::new(socket, PollFlags::IN)];
+            polled.extend(self.held.as_ref().map(|held| PollFd::new(&held.calls, PollFlags::IN)));
             let wait = Timespec::try_from(wake.saturating_duration_since(now)).map_err(io::Error::other)?;
             match rustix::event::poll(&mut polled, Some(&wait)) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
+            let called = polled.get(2).map(PollFd::revents);
             if !polled[1].revents().is_empty() {
                 self.listen(socket)?;
+            }
+            if let (Some(held), Some(called)) = (&self.held, called.filter(|called| !called.is_empty())) {
+                // Nobody is left who could call; or it cannot be answered, and then nobody connects.
+                if !called.contains(PollFlags::IN) || egress::lead::answer(held.calls.as_fd(), held.port).is_err() {
+                    self.held = None;
+                }
             }
             self.reap()?;
             if self.status.is_none() && self.stopped.is_none() {

@@ -234,7 +234,7 @@ impl Isolation {
 
     async fn start_in(&self, tier: Tier, mut spec: Spec) -> Result<Running, Error> {
         spec.check()?;
-        let egress = self.egress(tier, &spec)?;
+        let egress = self.egress(&spec)?;
         let work = |source| Error::Work { path: spec.work.clone(), source };
         let real = tokio::fs::canonicalize(&spec.work).await.map_err(work)?;
         if real.parent().is_none() || !real.join(&spec.directory).is_dir() {
@@ -294,17 +294,9 @@ impl Isolation {
     }
 
     /// The way to the network, for a spec that names hosts.
-    fn egress(&self, tier: Tier, spec: &Spec) -> Result<Option<egress::Egress>, Error> {
+    fn egress(&self, spec: &Spec) -> Result<Option<egress::Egress>, Error> {
         if spec.egress.is_empty() {
             return Ok(None);
-        }
-        let abi = self.shared.machine.landlock_abi;
-        if tier == Tier::Landlock && abi < ruleset::LEAST_WITH_EGRESS {
-            return Err(Error::Egress(format!(
-                "the tier `{tier}` can hold a command to one port only from Linux 6.7 on (Landlock ABI {}, here {abi}): install bubblewrap, \
-                 or let the daemon make namespaces (`nightcrew doctor` says how)",
-                ruleset::LEAST_WITH_EGRESS
-            )));
         }
         egress::Egress::new(&spec.egress, &self.shared.reach).map(Some).map_err(Error::Egress)
     }

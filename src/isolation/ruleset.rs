@@ -5,7 +5,7 @@
 use std::io;
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, NetPort, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
+    ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetStatus, Scope,
     path_beneath_rules,
 };
 
@@ -17,11 +17,8 @@ const KNOWN: ABI = ABI::V6;
 /// Below this a kernel lets a confined process empty other files by `truncate`, which the last tier cannot do without (Linux 6.2).
 pub(super) const LEAST_ALONE: i32 = 3;
 
-/// The first that knows ports (Linux 6.7): a command of the last tier gets a proxy to the network only with it.
-pub(super) const LEAST_WITH_EGRESS: i32 = 4;
-
-/// Opens every path of the plan. Paths that do not exist are left out. `proxy`: the port that may be connected to in the last tier.
-pub(super) fn prepare(plan: &Plan, proxy: Option<u16>) -> io::Result<RulesetCreated> {
+/// Opens every path of the plan. Paths that do not exist are left out.
+pub(super) fn prepare(plan: &Plan) -> io::Result<RulesetCreated> {
     let failed = |error: landlock::RulesetError| io::Error::other(format!("Landlock rules: {error}"));
     let rules = || {
         let mut ruleset = Ruleset::default().handle_access(AccessFs::from_all(KNOWN))?.scope(Scope::Signal)?;
@@ -29,10 +26,8 @@ pub(super) fn prepare(plan: &Plan, proxy: Option<u16>) -> io::Result<RulesetCrea
         if !plan.tier.own_file_system() {
             ruleset = ruleset.handle_access(AccessNet::from_all(KNOWN))?;
         }
-        let ports = proxy.filter(|_| !plan.tier.own_file_system()).map(|port| NetPort::new(port, AccessNet::ConnectTcp));
         ruleset
             .create()?
-            .add_rules(ports.map(Ok::<_, landlock::RulesetError>))?
             .add_rules(path_beneath_rules(&plan.read, AccessFs::from_read(KNOWN)))?
             .add_rules(path_beneath_rules(&plan.write, AccessFs::from_all(KNOWN)))
     };

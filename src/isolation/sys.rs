@@ -1,7 +1,8 @@
 //! The listed sandbox module: the only file of the crate that may say `unsafe`.
 //!
 //! What stands here has no safe wrapper in the libraries that we use: a file descriptor that arrives by number, marking inherited
-//! descriptors, `unshare`, recursive read-only mounts, raising the loopback interface, and code between `fork` and `exec`. Each
+//! descriptors, `unshare`, recursive read-only mounts, raising the loopback interface, calls that wait for an answer, and code between
+//! `fork` and `exec`. Each
 //! function is safe to call from the helper, which is a fresh process with one thread; its own comment says why. No decision
 //! is taken here.
 
@@ -9,7 +10,7 @@
 
 use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -96,6 +97,84 @@ pub fn raise_loopback() -> io::Result<()> {
     request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
     // SAFETY: SIOCSIFFLAGS reads one `ifreq`, which lives over the call.
     let answer = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &raw const request) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has every `connect` of this process and of its descendants wait for an answer through the descriptor that comes back. Needs
+/// `no_new_privs`, which Landlock and the other filters set as well.
+pub fn hold_connects() -> io::Result<OwnedFd> {
+    let statement = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    // What comes in through another architecture's door the other filter ends.
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_connect as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_USER_NOTIF),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_mut_ptr() };
+    // Once somebody looks at a call, signals other than a deadly one wait for the answer.
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | libc::SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV;
+    // SAFETY: `program` and what it points to live over the call, and its length is that of the array.
+    let fd =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) } as i32;
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `fd` was opened in the line above and is stored nowhere else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A `connect` that waits: who called it, and with what.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldConnect {
+    id: u64,
+    pub pid: u32,
+    pub descriptor: i32,
+    /// Where in the caller's memory the address lies, and how long it is said to be.
+    pub address: u64,
+    pub length: u64,
+}
+
+/// The next that waits. `NotFound` if its caller is gone meanwhile.
+pub fn held_connect(calls: BorrowedFd<'_>) -> io::Result<HeldConnect> {
+    // SAFETY: an all-zero `seccomp_notif` is a valid one, and the one that the kernel asks for.
+    let mut call: libc::seccomp_notif = unsafe { std::mem::zeroed() };
+    // SAFETY: the kernel fills in one structure of this type, which lives over the call.
+    let answer = unsafe { libc::ioctl(calls.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_RECV as _, &raw mut call) };
+    let [descriptor, address, length, ..] = call.data.args;
+    // The length is an `int`: what stands above it is nobody's.
+    let (descriptor, length) = (descriptor as i32, length & u64::from(u32::MAX));
+    if answer == 0 {
+        Ok(HeldConnect { id: call.id, pid: call.pid, descriptor, address, length })
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// Puts a copy of `socket` where the caller has the descriptor that it wanted to connect.
+pub fn replace_descriptor(
+    calls: BorrowedFd<'_>,
+    call: &HeldConnect,
+    socket: BorrowedFd<'_>,
+    close_on_exec: bool,
+) -> io::Result<()> {
+    let request = libc::seccomp_notif_addfd {
+        id: call.id,
+        flags: libc::SECCOMP_ADDFD_FLAG_SETFD as u32,
+        srcfd: socket.as_raw_fd().cast_unsigned(),
+        newfd: call.descriptor.cast_unsigned(),
+        newfd_flags: if close_on_exec { libc::O_CLOEXEC.cast_unsigned() } else { 0 },
+    };
+    // SAFETY: the kernel reads one structure of this type, which lives over the call; the descriptor in it is borrowed as long.
+    let answer = unsafe { libc::ioctl(calls.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_ADDFD as _, &raw const request) };
+    if answer >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets the caller go on: its call has succeeded, or failed with this error number. `NotFound` if it is gone meanwhile.
+pub fn answer_connect(calls: BorrowedFd<'_>, call: &HeldConnect, errno: i32) -> io::Result<()> {
+    let answer = libc::seccomp_notif_resp { id: call.id, val: 0, error: -errno, flags: 0 };
+    // SAFETY: the kernel reads one structure of this type, which lives over the call.
+    let answer = unsafe { libc::ioctl(calls.as_raw_fd(), libc::SECCOMP_IOCTL_NOTIF_SEND as _, &raw const answer) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -3,6 +3,7 @@
 //! What belongs here: the tables of escape probes and of limits. The probes themselves are in `probes.rs`; they are this same
 //! test binary, started anew inside, so that nothing but a Rust toolchain is needed. A tier that cannot be had is printed with its reason.
 
+mod egress;
 mod probes;
 
 use std::collections::BTreeMap;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use nightcrew::base::scope::Scope;
 use nightcrew::isolation::{
-    Chunk, Command, Error, Finished, Gap, Helper, Isolation, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier,
+    Chunk, Command, Error, Finished, Gap, Helper, Isolation, Reach, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier,
     Writable,
 };
 
@@ -42,6 +43,15 @@ impl Bench {
         };
         let isolation = Isolation::begin(setup, scope.clone()).await.unwrap();
         Self { _directory: directory, root, isolation, scope }
+    }
+
+    /// The same, on a machine that reaches its network in another way.
+    async fn reaching(self, reach: Reach) -> Self {
+        let search = Search { reach, ..Search::from_process(vec![self.root.clone()]) };
+        let helper = Helper::Program(env!("CARGO_BIN_EXE_nightcrew").into());
+        let setup = Setup { helper, state: self.root.join("state"), search };
+        let isolation = Isolation::begin(setup, self.scope.clone()).await.unwrap();
+        Self { isolation, ..self }
     }
 
     /// Every tier that works here. Prints those that do not.
