@@ -92,13 +92,12 @@ fn inside() {
                 println!("\nANSWER {number}: {}", String::from_utf8_lossy(&answer).replace("\r\n", "|").replace('\n', "_"));
             }
         }
-        // Non-blocking, and with a descriptor that others share.
+        // A socket that does not block stays one.
         "waiting" => {
             let socket = unsafe { libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK, 0) };
-            let copy = unsafe { libc::dup(socket) };
-            assert_eq!(connect(socket, proxy), 0);
+            assert!([0, libc::EINPROGRESS].contains(&connect(socket, proxy)));
             assert!(unsafe { libc::fcntl(socket, libc::F_GETFL) } & libc::O_NONBLOCK != 0);
-            assert!(connect(-1, proxy) != 0 && connect(copy, "127.0.0.2:9".parse().unwrap()) != 0);
+            assert!(connect(-1, proxy) != 0);
             println!("\nANSWER 0: connected");
         }
         "others" => others(proxy),
