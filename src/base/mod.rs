@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows about pipelines. Time, randomness and the process environment are read only here.
 
+pub mod base64;
 pub mod clock;
 pub mod env;
 pub mod hash;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::base::BoxFuture;
 use crate::base::env::Env;
 use crate::base::hash::Hash;
 use crate::base::money::UsdMicros;
@@ -28,6 +29,9 @@ use super::workshop::Workshop;
 pub trait Bind: Send + Sync {
     /// Called when a run is launched, also after a restart. Reads files, contacts nothing.
     fn bind(&self, start: &RunStart) -> Result<Arc<Bound>, Failure>;
+
+    /// The run has ended for good, however it did: what it holds outside of the journal may go.
+    fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()>;
 }
 
 /// Everything a run may reach. Names in the pipeline resolve here and nowhere else.
@@ -233,6 +237,13 @@ impl StandardBind {
 }
 
 impl Bind for StandardBind {
+    fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
+        match &self.workshop {
+            Some(workshop) => workshop.release(run),
+            None => Box::pin(async {}),
+        }
+    }
+
     fn bind(&self, start: &RunStart) -> Result<Arc<Bound>, Failure> {
         let (pipeline, settings) = self.definition(&start.definition)?;
         let profile = settings.profiles.get(&start.profile).cloned().ok_or_else(|| {

@@ -240,7 +240,8 @@ impl Context {
         if let Some(stop) = state.stopped() {
             return Err(stop);
         }
-        let at = At { run: state.start.id.clone(), path: path.clone(), attempt, supersedes, earlier, input: hash };
+        let (run, asker) = (state.start.id.clone(), self.path.clone());
+        let at = At { run, path: path.clone(), asker, attempt, supersedes, earlier, input: hash };
         if let Some(stop) = self.over_time(&activity) {
             state.executor.record_failure(&at, &stop).await?;
             return Err(stop);

@@ -33,6 +33,8 @@ use super::embedded::{journal_broken, raw};
 pub(super) struct At {
     pub run: RunId,
     pub path: String,
+    /// The path of the step or item that asks.
+    pub asker: String,
     pub attempt: u32,
     pub supersedes: Option<i64>,
     pub earlier: Earlier,
@@ -98,8 +100,8 @@ impl Executor {
                     Activity::Account => self.account(&at.run).await.map(|view| raw(&view)),
                     Activity::Keep { name, text } => self.keep(name, text).await.map(|artifact| raw(&artifact)),
                     Activity::Workspace { attempt } => self.workspace(*attempt).await.map(|found| raw(&found)),
-                    Activity::Environment { base } => self.environment(&at, base).await.map(|prepared| raw(&prepared)),
-                    Activity::Sandbox(request) => self.sandbox(&at, request).await.map(|answer| raw(&answer)),
+                    Activity::Environment { base } => self.environment(&at, base, halt).await.map(|prepared| raw(&prepared)),
+                    Activity::Sandbox(request) => self.sandbox(&at, request, halt).await.map(|answer| raw(&answer)),
                     Activity::Code(request) => self.code(request).await,
                     Activity::Findings(request) => self.findings(&at, request).await,
                     Activity::Model(_) | Activity::Deliver(_) | Activity::Publish(_) => {
@@ -190,7 +192,7 @@ impl Executor {
             return Ok(answer);
         }
         if let Some(code) = &request.code {
-            return self.code_tool(at, request, code).await;
+            return self.code_tool(at, request, code, halt).await;
         }
         let args = request.input.as_object().cloned().unwrap_or_default();
         let fetch = FetchRequest { from: request.tool.clone(), query: None, args, attempt: 0 };

@@ -7,10 +7,12 @@
 pub mod bind;
 mod calls;
 mod code;
+mod code_tools;
 mod embedded;
 mod executor;
 mod findings;
 mod publish;
+mod shelf;
 mod transcript;
 pub mod workshop;
 
@@ -38,6 +40,9 @@ use crate::steps::run_pipeline;
 use bind::{Bind, Bound};
 use embedded::{Context, RunState, raw};
 use executor::Executor;
+
+/// Removing what a run left in its sandboxes may hold up its end for this long.
+const RELEASE: Duration = Duration::from_secs(30);
 
 /// Text that streams from a model, for whoever watches. Lost without harm.
 #[derive(Clone, Debug)]
@@ -304,10 +309,18 @@ async fn run(job: Job, shared: Arc<Shared>) {
                     tracing::error!(run = %id, pipeline, %error, "the end of the run could not be recorded; it stays open")
                 }
             }
+            release(&shared, &id).await;
         }
     }
     shared.active().remove(&id);
     shared.ended.send_modify(|n| *n += 1);
+}
+
+/// Sandboxes keep what a run left behind until it has ended.
+async fn release(shared: &Shared, id: &RunId) {
+    if tokio::time::timeout(RELEASE, shared.setup.bind.release(id.as_str())).await.is_err() {
+        tracing::warn!(run = %id, "what the run left in its sandboxes was not removed within {RELEASE:?}");
+    }
 }
 
 enum Ended {

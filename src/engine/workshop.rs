@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::base::env::Env;
 use crate::base::scope::Scope;
+use crate::clients::git::github_header;
 use crate::config::settings::{Profile, Settings};
 use crate::domain::code::TreeId;
 use crate::domain::definition::Pipeline;
@@ -16,6 +17,8 @@ use crate::ports::Registry;
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Files, Listed, Sandbox, SandboxSetup};
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
+
+use super::shelf::Shelf;
 
 /// Where it is and what it may use.
 #[derive(Clone, Debug)]
@@ -39,6 +42,7 @@ pub struct Workshop {
     setup: WorkshopSetup,
     git: OnceLock<Result<Git, String>>,
     worktrees: OnceLock<Result<Arc<Worktrees>, String>>,
+    shelf: OnceLock<Shelf>,
     repositories: Mutex<HashMap<String, Arc<Repository>>>,
     sandboxes: Mutex<HashMap<String, Arc<dyn Sandbox>>>,
 }
@@ -64,6 +68,7 @@ impl Workshop {
             setup,
             git: OnceLock::new(),
             worktrees: OnceLock::new(),
+            shelf: OnceLock::new(),
             repositories: Mutex::default(),
             sandboxes: Mutex::default(),
         }
@@ -123,9 +128,10 @@ impl Workshop {
                 made
             }
         };
+        let access = if clones { access(settings)? } else { Access::none() };
         Ok(Source {
             repository,
-            access: Access::none(),
+            access,
             reference,
             origin: people,
             bound: if clones { "clone" } else { "path" },
@@ -145,6 +151,22 @@ impl Workshop {
             Worktrees::open(&self.setup.folder.join("worktrees")).map(Arc::new).map_err(|error| error.to_string())
         });
         opened.clone().map_err(|message| Stop::Failed(Failure::new(E_REPOSITORY, message)))
+    }
+
+    /// Copies of trees for reading.
+    pub(super) fn shelf(&self) -> Result<&Shelf, Stop> {
+        let worktrees = self.worktrees()?;
+        Ok(self.shelf.get_or_init(|| Shelf::new(worktrees)))
+    }
+
+    /// The folder below which everything of it is.
+    pub fn folder(&self) -> &Path {
+        &self.setup.folder
+    }
+
+    /// The sandboxes that something has asked for so far.
+    pub(super) fn made_sandboxes(&self) -> Vec<Arc<dyn Sandbox>> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
     /// The sandbox that the profile binds.
@@ -168,6 +190,22 @@ impl Workshop {
         });
         sandboxes.insert(name.to_owned(), made.clone());
         Ok(made)
+    }
+}
+
+/// The credential for GitHub, if one is configured: without one only public repositories can be cloned.
+fn access(settings: &Settings) -> Result<Access, Stop> {
+    let Some(github) = &settings.services.github else { return Ok(Access::none()) };
+    match (github.secrets.get("token"), github.secrets.contains_key("app.key")) {
+        (Some(token), _) => github_header(token).map(Access::header).map_err(|error| {
+            let help = "see `services.github.token` and `secrets` in the configuration";
+            Stop::Blocked(Failure::new(E_REPOSITORY, error.to_string()).help(help))
+        }),
+        (None, true) => Err(Stop::Blocked(
+            Failure::new(E_REPOSITORY, "cloning as a GitHub App comes with a later version of nightcrew")
+                .help("add `token: secret:NAME` to `services.github`: a token that may read contents"),
+        )),
+        (None, false) => Ok(Access::none()),
     }
 }
 

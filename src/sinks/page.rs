@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::markdown::own_path;
 use super::{chart, text};
+use crate::base::base64::base64;
 use crate::base::hash::Hash;
 use crate::base::money::UsdMicros;
 use crate::domain::activity::{Complaint, Receipt};
@@ -241,7 +242,7 @@ fn document(title: &str, body: &Markup) -> String {
     let style = format!("{STYLE}{}", chart::STYLE);
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
-        text::base64(&digest(&style))
+        base64(&digest(&style))
     );
     html! {
         (DOCTYPE)

@@ -5,9 +5,10 @@
 
 pub mod artifact;
 mod budget;
-mod code;
+pub mod code;
 mod complain;
 pub mod input;
+pub mod normalise;
 pub mod query;
 
 pub use complain::KINDS as COMPLAINT_KINDS;

@@ -131,7 +131,8 @@ impl Access {
     pub fn none() -> Self {
         Self::default()
     }
-    pub(super) fn is_some(&self) -> bool {
+    /// There is a credential.
+    pub fn is_some(&self) -> bool {
         self.header.is_some()
     }
     /// One whole header line, for instance `Authorization: Basic …`. It goes to the origin of the address alone.

@@ -26,7 +26,7 @@ pub use git::{Access, Git, Version};
 pub use look::{Code, ReadInput, SearchInput, TreeInput};
 pub use path::RepoPath;
 pub use repository::{Origin, Repository, Resolved};
-pub use tree::{Edited, Entry, Snapshot};
+pub use tree::{Edited, Entry, Pick, Snapshot};
 pub use worktree::{Worktree, Worktrees, remove_folder};
 
 use std::time::Duration;

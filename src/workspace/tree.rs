@@ -119,6 +119,31 @@ impl Snapshot {
         Ok(self.entries.get_or_init(|| entries))
     }
 
+    /// How many files would have to be written or removed to make the files of `other` of the files of this one.
+    /// What cannot be listed is far away.
+    pub fn distance(&self, other: &Self) -> usize {
+        let (Ok(ours), Ok(theirs)) = (self.entries(), other.entries()) else { return usize::MAX };
+        let (mut ours, mut theirs) = (ours.iter().peekable(), theirs.iter().peekable());
+        let mut different = 0;
+        // Both are sorted by path.
+        while let (Some(a), Some(b)) = (ours.peek(), theirs.peek()) {
+            match a.path.cmp(&b.path) {
+                std::cmp::Ordering::Less => drop(ours.next()),
+                std::cmp::Ordering::Greater => drop(theirs.next()),
+                std::cmp::Ordering::Equal => {
+                    let same = a == b;
+                    ours.next();
+                    theirs.next();
+                    if same {
+                        continue;
+                    }
+                }
+            }
+            different += 1;
+        }
+        different + ours.count() + theirs.count()
+    }
+
     /// What stands at a path: a file, a link, a submodule or a folder.
     pub fn entry(&self, path: &RepoPath) -> Result<Option<Entry>, Error> {
         self.repository.objects.with(|batch| look_up(batch, self.tree.as_str(), path))
@@ -252,6 +277,15 @@ pub struct Edited {
     pub changed: Vec<String>,
 }
 
+/// What [`Repository::pick`] takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// The file as the other tree has it; gone where that has none.
+    AsIn(String),
+    /// This text for a file that is there.
+    Text { path: String, content: String },
+}
+
 /// What a path holds after the edits so far.
 #[derive(Clone)]
 enum After {
@@ -292,18 +326,48 @@ impl Repository {
             overlay.apply(edit)?;
         }
         let changed: Vec<String> = overlay.after.keys().map(ToString::to_string).collect();
+        Ok(Edited { tree: self.write_overlay(overlay)?, changed })
+    }
+
+    /// `base` with some of its files as in `other`, whatever they are: contents and modes are taken over as objects.
+    ///
+    /// Errors: `NotFound` for a path that cannot be one, `TooLarge`.
+    pub fn pick(self: &Arc<Self>, base: &TreeId, other: &TreeId, picks: &[Pick]) -> Result<TreeId, Error> {
+        let other = self.snapshot(other)?;
+        let mut overlay = Overlay { base: self.snapshot(base)?, after: BTreeMap::new() };
+        for pick in picks {
+            let (path, after) = match pick {
+                Pick::AsIn(path) => {
+                    let path = RepoPath::parse(path)?;
+                    let entry = other.entry(&path)?.filter(|entry| entry.mode != Mode::Folder);
+                    let after =
+                        entry.map_or(After::Gone, |entry| After::Object { mode: bits_of(entry.mode), id: entry.id });
+                    (path, after)
+                }
+                Pick::Text { path, content } => {
+                    let path = RepoPath::parse(path)?;
+                    let Some((mode, _)) = overlay.find(&path)? else { return Err(not_found(&path)) };
+                    let mode = ordinary(&path, mode)?;
+                    (path, After::Text { mode, text: content.as_bytes().to_vec() })
+                }
+            };
+            overlay.after.insert(path, after);
+        }
+        self.write_overlay(overlay)
+    }
+
+    fn write_overlay(&self, overlay: Overlay) -> Result<TreeId, Error> {
         let mut folder = Folder::default();
         for (path, after) in overlay.after {
             let parts: Vec<Vec<u8>> = path.parts().map(<[u8]>::to_vec).collect();
             folder.put(&parts, after);
         }
-        let new = self.write_folder(Some(tree.as_str()), folder)?;
-        let new = match new {
+        let new = match self.write_folder(Some(overlay.base.tree.as_str()), folder)? {
             Some(id) => id,
             // Git's empty tree, whatever the hash.
             None => self.one_id(Act::new("writing a tree", self.folder(), ["mktree", "-z"]))?,
         };
-        Ok(Edited { tree: new.parse().map_err(|_| odd_id())?, changed })
+        new.parse().map_err(|_| odd_id())
     }
 
     /// Writes a folder with its changes; `None` when nothing is left in it.
@@ -398,6 +462,12 @@ impl Folder {
                 _ => drop(self.nodes.insert(name.clone(), Node::After(after))),
             },
             [name, rest @ ..] => {
+                // A folder that became a file: what was below it went with it.
+                if matches!(after, After::Gone)
+                    && matches!(self.nodes.get(name), Some(Node::After(After::Object { .. } | After::Text { .. })))
+                {
+                    return;
+                }
                 let node = self.nodes.entry(name.clone()).or_insert_with(|| Node::Folder(Self::default()));
                 if !matches!(node, Node::Folder(_)) {
                     *node = Node::Folder(Self::default());
@@ -506,12 +576,7 @@ impl Overlay {
         Ok(match self.base.entry(path)? {
             Some(entry) if entry.mode == Mode::Folder => None,
             Some(entry) => {
-                let bits = match entry.mode {
-                    Mode::Executable => 0o100755,
-                    Mode::Symlink => 0o120000,
-                    Mode::Submodule => 0o160000,
-                    Mode::File | Mode::Folder | Mode::Absent => 0o100644,
-                };
+                let bits = bits_of(entry.mode);
                 Some((bits, After::Object { mode: bits, id: entry.id }))
             }
             None => None,
@@ -553,6 +618,16 @@ impl Overlay {
             above = folder.split().0;
         }
         Ok(path)
+    }
+}
+
+/// The bits under which git keeps an entry that is no folder.
+fn bits_of(mode: Mode) -> u32 {
+    match mode {
+        Mode::Executable => 0o100755,
+        Mode::Symlink => 0o120000,
+        Mode::Submodule => 0o160000,
+        Mode::File | Mode::Folder | Mode::Absent => 0o100644,
     }
 }
 

@@ -69,7 +69,12 @@ impl Worktrees {
     ///
     /// Errors: `Refused` when the tree has names that no file can safely have, `TooLarge`, `Io`.
     pub fn fresh(&self, repository: &Arc<Repository>, tree: &TreeId) -> Result<Worktree, Error> {
-        let snapshot = repository.snapshot(tree)?;
+        self.fresh_of(&repository.snapshot(tree)?)
+    }
+
+    /// The same for a tree that was opened before, perhaps listed too.
+    pub fn fresh_of(&self, snapshot: &Snapshot) -> Result<Worktree, Error> {
+        let tree = snapshot.tree();
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let path = self.folder.join(format!("{}-{number}", tree.short()));
         std::fs::create_dir(&path).map_err(Error::io(format!("making `{}`", path.display())))?;
@@ -142,7 +147,14 @@ impl Worktree {
         if *tree == self.tree {
             return Ok(());
         }
-        let (old, new) = (repository.snapshot(&self.tree)?, repository.snapshot(tree)?);
+        self.change(&repository.snapshot(&self.tree)?, &repository.snapshot(tree)?)
+    }
+
+    /// The same for trees that were opened before. `old` is the tree that it holds.
+    pub fn change(&mut self, old: &Snapshot, new: &Snapshot) -> Result<(), Error> {
+        if *old.tree() != self.tree {
+            return Err(Error::Refused("the copy holds another tree".into()));
+        }
         let before: BTreeMap<&RepoPath, &Entry> = old.entries()?.iter().map(|entry| (&entry.path, entry)).collect();
         let after: BTreeMap<&RepoPath, &Entry> = new.entries()?.iter().map(|entry| (&entry.path, entry)).collect();
         let bytes = AtomicU64::new(0);
@@ -153,8 +165,8 @@ impl Worktree {
             }
         }
         let changed = after.iter().filter(|(path, entry)| before.get(*path).is_none_or(|was| was != *entry));
-        writer.write(&new, changed.map(|(_, entry)| *entry))?;
-        self.tree = tree.clone();
+        writer.write(new, changed.map(|(_, entry)| *entry))?;
+        self.tree = new.tree().clone();
         Ok(())
     }
 }
