@@ -19,6 +19,7 @@ use crate::domain::definition::{Origin, Pipeline, StepBody};
 use crate::domain::model::Role;
 use crate::journal::{Reader, RunFilter};
 use crate::policy::due::CronSchedule;
+use crate::tools::code::{BINDINGS, bound_to};
 
 /// One line of the table.
 struct Row {
@@ -261,6 +262,8 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
                 let to = options.texts("to");
                 sinks.extend(if to.is_empty() { vec!["files"] } else { to });
             }
+            // Its own tools, beside those that are listed.
+            "fix" => tools.extend(BINDINGS.iter().map(|row| row.capability)),
             "ticket" => drop(sinks.insert("tickets")),
             "pull_request" => drop(sinks.insert("pull_requests")),
             _ => {}
@@ -280,8 +283,14 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
     }
     for name in tools {
         let ready = REGISTRY.tool(name).is_some_and(|tool| tool.ready);
-        let value = if ready { profile.tools.clone() } else { "cannot run in this version yet".to_owned() };
-        rows.push(Row::new("bindings", name, value, &profile.origin, json!({"tool": name, "ready": ready})));
+        let bound = bound_to(name, &profile.tools);
+        let value = match (ready, bound) {
+            (false, _) => "cannot run in this version yet".to_owned(),
+            (true, Some(bound)) => format!("{bound} ({})", profile.tools),
+            (true, None) => profile.tools.clone(),
+        };
+        let json = json!({"tool": name, "binding": bound, "ready": ready});
+        rows.push(Row::new("bindings", name, value, &profile.origin, json));
     }
     for name in sinks {
         let bound = profile.sinks.get(name).map_or(name, String::as_str);

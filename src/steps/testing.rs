@@ -185,6 +185,12 @@ impl World {
         self
     }
 
+    /// Code and sandbox.
+    pub fn work(self, work: impl FnMut(&Activity) -> Result<Value, Stop> + 'static) -> Self {
+        *self.work.borrow_mut() = Box::new(work);
+        self
+    }
+
     pub fn signal(self, path_and_name: &str, value: Value) -> Self {
         let signal = SignalValue { value, by: "cli".into() };
         self.signals.borrow_mut().entry(path_and_name.to_owned()).or_default().push_back(signal);
@@ -355,6 +361,7 @@ impl TestContext {
                 };
                 json!(ToolAnswer::text(text))
             }
+            Activity::Tool(request) if request.code.is_some() => (world.work.borrow_mut())(activity)?,
             Activity::Tool(request) => json!(ToolAnswer::text((world.tool.borrow_mut())(request)?)),
             Activity::Workspace { .. }
             | Activity::Environment { .. }

@@ -26,7 +26,7 @@ pub struct Place<'a> {
 }
 
 /// Where the code lies inside of sandboxes that have a file system of their own.
-const INSIDE: &[&str] = &["/workspace", "/work", "/home/user/work"];
+const INSIDE: &[&str] = &["/work"];
 
 #[allow(clippy::expect_used)] // The patterns are constants, and a test compiles them.
 fn regex(pattern: &str) -> Regex {

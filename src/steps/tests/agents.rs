@@ -6,6 +6,8 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::super::testing::{Ran, Says, World, calls, capped, says};
+use crate::domain::activity::{Activity, ToolAnswer};
+use crate::domain::code::TreeId;
 use crate::domain::model::{Role, StopReason};
 use crate::domain::run::{Failure, Outcome};
 use crate::ports::durable::Stop;
@@ -254,11 +256,95 @@ fn a_person_steers_between_turns() {
     assert_eq!(ran.world.told.borrow().len(), 2);
 }
 
+/// Answers a boss that works on code: the base is tree 0, and every edit makes the tree of its `content`.
+fn code_world() -> World {
+    world().work(|activity| {
+        Ok(match activity {
+            Activity::Workspace { .. } => json!({
+                "origin": "acme/api", "reference": "main", "commit": tree(9), "tree": tree(0), "bound": "path"
+            }),
+            Activity::Tool(request) => {
+                let at = request.code.as_ref().unwrap();
+                assert_eq!(at.base, tree(0));
+                match request.input["content"].as_str() {
+                    Some("bad") => json!(ToolAnswer::mistake("no such file")),
+                    Some(content) => json!(ToolAnswer {
+                        text: "changed".into(),
+                        is_error: false,
+                        tree: Some(tree(content.parse().unwrap())),
+                    }),
+                    None => json!(ToolAnswer::text(format!("at {}", &at.tree.as_str()[39..]))),
+                }
+            }
+            other => panic!("not asked for here: {other:?}"),
+        })
+    })
+}
+
+fn tree(n: u8) -> TreeId {
+    format!("{n:040}").parse().unwrap()
+}
+
+const ON_CODE: &str = "
+  - id: rows
+    fetch: {from: signups}
+  - id: why
+    boss: {ask: \"Find it.\", given: [rows], tools: [read, edit]}
+    output: {cause: string(200)}
+";
+
+fn read() -> (String, Value) {
+    ("read".into(), json!({"path": "a"}))
+}
+
+fn write(content: &str) -> (String, Value) {
+    ("edit".into(), json!({"path": "a", "content": content}))
+}
+
 #[test]
-fn a_tool_of_a_later_version_blocks_before_any_call() {
-    let ran = world().run(&WHY.replace("[signups, checkout]}", "[read]}"));
-    assert_eq!((ran.outcome(), ran.paths("model").len()), ("blocked", 0));
-    assert_eq!(ran.reason("why"), "the tool `read` comes with a later version of nightcrew");
+fn calls_of_one_message_see_the_edits_before_them_and_so_does_the_next_turn() {
+    let ran = code_world()
+        .answer("why/turn-1", [Says::Calls(vec![read(), write("1"), read(), write("bad"), write("2")])])
+        .answer("why/turn-2", [Says::Calls(vec![read()])])
+        .answer("why/turn-3", [cause("unknown")])
+        .run(ON_CODE);
+    assert_eq!(ran.outcome(), "nothing_new", "{:?}", ran.reason("why"));
+    let asked = ran.world.asked.borrow();
+    let seen: Vec<(String, u8)> = asked
+        .iter()
+        .filter_map(|(path, activity)| match activity {
+            Activity::Tool(request) => {
+                Some((path.clone(), request.code.as_ref().unwrap().tree.as_str()[39..].parse().unwrap()))
+            }
+            _ => None,
+        })
+        .collect();
+    let wanted = [
+        ("why/turn-1/call-1", 0),
+        ("why/turn-1/call-2", 0),
+        ("why/turn-1/call-3", 1),
+        ("why/turn-1/call-4", 1),
+        ("why/turn-1/call-5", 1),
+        ("why/turn-2/call-1", 2),
+    ];
+    assert_eq!(seen, wanted.map(|(path, at)| (path.to_owned(), at)));
+    // What stands in a file is data.
+    assert!(ran.prompt("why/turn-2").contains(r#"of=\"tool read\">\nat 1\n</data "#), "{}", ran.prompt("why/turn-2"));
+}
+
+#[test]
+fn the_same_look_is_another_one_after_an_edit_and_a_loop_without_one() {
+    let turns = |calls: Vec<Vec<(String, Value)>>| {
+        let mut world = code_world();
+        for (n, calls) in calls.into_iter().enumerate() {
+            world = world.answer(&format!("why/turn-{}", n + 1), [Says::Calls(calls)]);
+        }
+        world.answer("why/turn-4", [cause("unknown")]).run(ON_CODE)
+    };
+    let ran = turns(vec![vec![read()], vec![write("1"), read()], vec![write("2"), read()]]);
+    assert_eq!(ran.result("why")["outcome"], "done", "{}", ran.reason("why"));
+    let ran = turns(vec![vec![read()], vec![read()], vec![read()]]);
+    assert_eq!(ran.reason("why"), "the model made the same call 3 times: `read` {\"path\":\"a\"}");
 }
 
 #[test]
