@@ -61,8 +61,9 @@ impl Executor {
             let source = workshop.source(&bound.pipeline, &bound.settings, &bound.profile)?;
             work(&workshop, source)
         });
-        done.await
-            .unwrap_or_else(|lost| Err(Stop::Failed(Failure::new("E-PANIC", format!("work on the code broke: {lost}")))))
+        done.await.unwrap_or_else(|lost| {
+            Err(Stop::Failed(Failure::new("E-PANIC", format!("work on the code broke: {lost}"))))
+        })
     }
 
     /// The code that the run works on, as it is now.
@@ -104,7 +105,8 @@ impl Executor {
         let named = self.bound.pipeline.environment.as_ref().ok_or_else(|| {
             blocked(
                 "the pipeline names no environment".into(),
-                "add `environment: environments/NAME.yaml` with `setup:` and `test:`; `nightcrew init` writes one".into(),
+                "add `environment: environments/NAME.yaml` with `setup:` and `test:`; `nightcrew init` writes one"
+                    .into(),
             )
         })?;
         let Some(file) = self.bound.profile.environments.get(&named.file) else { return Ok(Arc::new(named.clone())) };
@@ -130,12 +132,7 @@ impl Executor {
     }
 
     /// One command.
-    pub(super) async fn sandbox(
-        &self,
-        at: &At,
-        request: &SandboxRequest,
-        halt: &Halt,
-    ) -> Result<SandboxAnswer, Stop> {
+    pub(super) async fn sandbox(&self, at: &At, request: &SandboxRequest, halt: &Halt) -> Result<SandboxAnswer, Stop> {
         let (sandbox, job) = self.job(at).await?;
         let file = job.environment.file.clone();
         unless_halted(halt, "a command ran in the sandbox", sandbox.run(&job, request))
@@ -246,9 +243,9 @@ fn tree_stop(error: Error) -> Stop {
 /// Why a sandbox could not do it; `file` is the environment's.
 pub(super) fn sandbox_stop(error: SandboxError, file: &str) -> Stop {
     match error {
-        SandboxError::Missing { message, help } => Stop::Blocked(
-            Failure::new(E_SANDBOX, one_line(&message, SHOWN_OUTPUT)).help(one_line(&help, SHOWN_OUTPUT)),
-        ),
+        SandboxError::Missing { message, help } => {
+            Stop::Blocked(Failure::new(E_SANDBOX, one_line(&message, SHOWN_OUTPUT)).help(one_line(&help, SHOWN_OUTPUT)))
+        }
         SandboxError::Broken { what, receipt, output } => {
             let command = one_line(&receipt.command, SHOWN_COMMAND);
             let message = format!("`{command}` {}", one_line(&what, SHOWN_COMMAND));

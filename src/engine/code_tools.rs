@@ -52,13 +52,7 @@ impl Executor {
         }
     }
 
-    async fn run_tests(
-        &self,
-        at: &At,
-        request: &ToolRequest,
-        code: &CodeAt,
-        halt: &Halt,
-    ) -> Result<ToolAnswer, Stop> {
+    async fn run_tests(&self, at: &At, request: &ToolRequest, code: &CodeAt, halt: &Halt) -> Result<ToolAnswer, Stop> {
         let recipe = self.recipe()?;
         let Some(command) = recipe.test.clone() else {
             return Ok(ToolAnswer::mistake("this project names no command that runs its tests; use `run`"));
@@ -128,7 +122,9 @@ fn on_code(
     };
     let answer = match &copy {
         Some(copy) => look_at(copy.code(), request),
-        None => shelf.snapshot(repository, &at.tree).map(Code::Tree).map(|code| look_at(&code, request)).and_then(|a| a),
+        None => {
+            shelf.snapshot(repository, &at.tree).map(Code::Tree).map(|code| look_at(&code, request)).and_then(|a| a)
+        }
     };
     told(answer.map(ToolAnswer::text))
 }
@@ -314,4 +310,3 @@ fn filtered(suite: &Suite, filter: &str) -> String {
     }
     text
 }
-

@@ -195,9 +195,11 @@ pub fn edit(input: &Value) -> Result<Edit, String> {
             let old = text("old").ok_or("`old` is missing: the exact passage that `new` replaces")?;
             let new = text("new").ok_or("`new` is missing: what stands there instead of `old`; \"\" to remove it")?;
             if old.is_empty() {
-                return Err("`old` is empty: to add text, take a passage next to it into `old` and `new`; to make a file, \
+                return Err(
+                    "`old` is empty: to add text, take a passage next to it into `old` and `new`; to make a file, \
                             give `content`"
-                    .into());
+                        .into(),
+                );
             }
             let count = given("count").and_then(Value::as_u64).unwrap_or(1);
             let count = u32::try_from(count).map_err(|_| "`count` is too large")?;
@@ -208,7 +210,8 @@ pub fn edit(input: &Value) -> Result<Edit, String> {
         (false, false, false, true) => Ok(Edit::Rename { from: path, to: text("rename_to").unwrap_or_default() }),
         (false, false, false, false) => Err(format!("nothing is said about what to change: {FORMS}")),
         _ => {
-            let named = [(replaces, "`old`/`new`"), (writes, "`content`"), (deletes, "`delete`"), (renames, "`rename_to`")];
+            let named =
+                [(replaces, "`old`/`new`"), (writes, "`content`"), (deletes, "`delete`"), (renames, "`rename_to`")];
             let named: Vec<&str> = named.into_iter().filter(|(given, _)| *given).map(|(_, name)| name).collect();
             Err(format!("{} were given together: {FORMS}", named.join(" and ")))
         }
@@ -252,7 +255,10 @@ mod tests {
             (json!({"path": "a", "old": "x"}), "`new` is missing"),
             (json!({"path": "a", "count": 2}), "`old` is missing"),
             (json!({"path": "a", "old": "", "new": "x"}), "`old` is empty"),
-            (json!({"path": "a", "old": "x", "new": "y", "content": "z"}), "`old`/`new` and `content` were given together"),
+            (
+                json!({"path": "a", "old": "x", "new": "y", "content": "z"}),
+                "`old`/`new` and `content` were given together",
+            ),
             (json!({"path": "a", "delete": true, "rename_to": "b"}), "`delete` and `rename_to` were given together"),
             (json!({"path": "a", "old": "x", "new": "y", "count": 5_000_000_000u64}), "`count` is too large"),
         ];

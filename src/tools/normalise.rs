@@ -37,8 +37,14 @@ fn regex(pattern: &str) -> Regex {
 static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
     [
         // Compilers and interpreters say who they are.
-        (r"\b(rustc|cargo|clippy|rustfmt) \d+\.\d+\.\d+[\w.-]*(?: \([0-9a-f]{7,40} \d{4}-\d\d-\d\d\))?", "$1 <version>"),
-        (r"\b([Pp]ython|Node\.js|node|npm|go|gcc|clang|ruby|PHP|OpenJDK) ?[v]?\d+\.\d+(?:\.\d+)*[\w.+-]*", "$1 <version>"),
+        (
+            r"\b(rustc|cargo|clippy|rustfmt) \d+\.\d+\.\d+[\w.-]*(?: \([0-9a-f]{7,40} \d{4}-\d\d-\d\d\))?",
+            "$1 <version>",
+        ),
+        (
+            r"\b([Pp]ython|Node\.js|node|npm|go|gcc|clang|ruby|PHP|OpenJDK) ?[v]?\d+\.\d+(?:\.\d+)*[\w.+-]*",
+            "$1 <version>",
+        ),
         (r"\b(pytest|pluggy|cov|xdist|hypothesis|jest|vitest|mocha)([-@/])v?\d+(?:\.\d+)+[\w.]*", "$1$2<version>"),
         (r"/rustc/[0-9a-f]{40}/", "/rustc/<hash>/"),
         // `target/debug/deps/api-0123456789abcdef`, a registry's folder.
@@ -53,7 +59,10 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
         // Durations: measured ones have a fraction, or stand behind a word that says so.
         (r"\b\d+m ?\d+(?:\.\d+)?s\b", "<duration>"),
         (r"\b\d+\.\d+ ?(?:ns|µs|us|ms|s|secs?|seconds|min|minutes)\b", "<duration>"),
-        (r"\b(in|took|after|elapsed|time:?|real|user|sys)([ \t]+)\d+ ?(?:ns|µs|us|ms|s|secs?|seconds)\b", "$1$2<duration>"),
+        (
+            r"\b(in|took|after|elapsed|time:?|real|user|sys)([ \t]+)\d+ ?(?:ns|µs|us|ms|s|secs?|seconds)\b",
+            "$1$2<duration>",
+        ),
         (r"\((\d+) ?ms\)", "(<duration>)"),
         // The clock at the beginning of a line of a log.
         (r"(?m)^(\[?)\d\d:\d\d:\d\d(?:[.,]\d+)?\b", "$1<time>"),
@@ -69,13 +78,14 @@ static RULES: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 
 /// Terminal sequences: those with parameters, titles and the like, and the short ones.
 static TERMINAL: LazyLock<Regex> = LazyLock::new(|| {
-    regex("\u{1b}\\[[0-9;:?<=>]*[ -/]*[@-~]|\u{1b}\\][^\u{7}\u{1b}]*(?:\u{7}|\u{1b}\\\\)?|\u{1b}[ -/]*[0-~]|\u{9b}[0-9;:?]*[@-~]")
+    regex(
+        "\u{1b}\\[[0-9;:?<=>]*[ -/]*[@-~]|\u{1b}\\][^\u{7}\u{1b}]*(?:\u{7}|\u{1b}\\\\)?|\u{1b}[ -/]*[0-~]|\u{9b}[0-9;:?]*[@-~]",
+    )
 });
 
 /// An instant, with or without its zone.
-static INSTANT: LazyLock<Regex> = LazyLock::new(|| {
-    regex(r"\b(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d)(?:[.,]\d+)?)?( ?(?:Z|UTC|[+-]\d\d:?\d\d)\b)?")
-});
+static INSTANT: LazyLock<Regex> =
+    LazyLock::new(|| regex(r"\b(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d:\d\d)(?:[.,]\d+)?)?( ?(?:Z|UTC|[+-]\d\d:?\d\d)\b)?"));
 
 /// Seconds, milli-, micro- or nanoseconds since 1970.
 static EPOCH: LazyLock<Regex> = LazyLock::new(|| regex(r"\b\d{10}(?:\.\d+|\d{3}|\d{6}|\d{9})?\b"));
@@ -121,9 +131,13 @@ pub fn output(text: &str, place: &Place<'_>) -> String {
             text = changed;
         }
     }
-    let text = INSTANT.replace_all(&text, |found: &Captures<'_>| {
-        if is_near(found, place.at) { "<time>".to_owned() } else { found[0].to_owned() }
-    });
+    let text =
+        INSTANT.replace_all(
+            &text,
+            |found: &Captures<'_>| {
+                if is_near(found, place.at) { "<time>".to_owned() } else { found[0].to_owned() }
+            },
+        );
     let text = EPOCH.replace_all(&text, |found: &Captures<'_>| {
         let seconds = found[0].get(..10).and_then(|digits| digits.parse().ok());
         let instant = seconds.and_then(|seconds| Timestamp::from_second(seconds).ok());
@@ -186,7 +200,9 @@ fn without_root(text: &str, root: &str) -> String {
 }
 
 fn is_near(found: &Captures<'_>, at: Timestamp) -> bool {
-    let Some(date) = found.get(1).and_then(|date| date.as_str().parse::<jiff::civil::Date>().ok()) else { return false };
+    let Some(date) = found.get(1).and_then(|date| date.as_str().parse::<jiff::civil::Date>().ok()) else {
+        return false;
+    };
     let time = found.get(2).and_then(|time| time.as_str().parse::<jiff::civil::Time>().ok());
     // A date alone is more often data than the clock.
     let Some(time) = time else { return false };
@@ -235,16 +251,28 @@ mod tests {
             ("   Compiling api v0.1.0 (/work)\n    Finished `test` profile in 3.10s\nx\n", "x\n"),
             ("test b ... ok\ntest a ... FAILED\n\ntest z ... ok", "test a ... FAILED\ntest b ... ok\n\ntest z ... ok"),
             ("test result: ok. 3 passed; finished in 0.03s", "test result: ok. 3 passed; finished in <duration>"),
-            ("==================== 1 failed in 0.12s =====================", "======== 1 failed in <duration> ========"),
+            (
+                "==================== 1 failed in 0.12s =====================",
+                "======== 1 failed in <duration> ========",
+            ),
             ("real\t0m0.003s", "real\t<duration>"),
             ("timed out after 30s", "timed out after <duration>"),
             ("timeout: 30s, retries 3, 5 ms per frame", "timeout: 30s, retries 3, 5 ms per frame"),
             ("thread 'main' (4711) panicked at src/a.rs:4:5:", "thread 'main' panicked at src/a.rs:4:5:"),
-            ("Running unittests src/lib.rs (target/debug/deps/api-0123456789abcdef)", "Running unittests src/lib.rs (target/debug/deps/api-<hash>)"),
-            ("at /rustc/29483883eed69d5fb4db01964cdf2af4d86e9cb2/library/core/src/x.rs", "at /rustc/<hash>/library/core/src/x.rs"),
+            (
+                "Running unittests src/lib.rs (target/debug/deps/api-0123456789abcdef)",
+                "Running unittests src/lib.rs (target/debug/deps/api-<hash>)",
+            ),
+            (
+                "at /rustc/29483883eed69d5fb4db01964cdf2af4d86e9cb2/library/core/src/x.rs",
+                "at /rustc/<hash>/library/core/src/x.rs",
+            ),
             ("<object at 0x7f3a2b4c5d60>, mask 0xff", "<object at 0x<address>>, mask 0xff"),
             ("rustc 1.89.0 (29483883e 2025-08-04)", "rustc <version>"),
-            ("platform linux -- Python 3.11.2, pytest-8.3.4, pluggy-1.5.0", "platform linux -- Python <version>, pytest-<version>, pluggy-<version>"),
+            (
+                "platform linux -- Python 3.11.2, pytest-8.3.4, pluggy-1.5.0",
+                "platform linux -- Python <version>, pytest-<version>, pluggy-<version>",
+            ),
             ("listening on 127.0.0.1:40123", "listening on 127.0.0.1:<port>"),
             ("2026-11-20T08:00:01.123Z INFO start", "<time> INFO start"),
             ("08:00:01.5 INFO x\nat 12:00:00 noon", "<time> INFO x\nat 12:00:00 noon"),
@@ -252,10 +280,16 @@ mod tests {
             ("left: 2024-02-29T00:00:00Z right: 2024-03-01", "left: 2024-02-29T00:00:00Z right: 2024-03-01"),
             ("due 2026-11-20, at 1700000000", "due 2026-11-20, at 1700000000"),
             ("now=1795161600 ms=1795161600123", "now=<time> ms=<time>"),
-            ("/work/src/lib.rs:41: bad, in /work, /workspaces/x, a/work/b", "src/lib.rs:41: bad, in ., /workspaces/x, a/work/b"),
+            (
+                "/work/src/lib.rs:41: bad, in /work, /workspaces/x, a/work/b",
+                "src/lib.rs:41: bad, in ., /workspaces/x, a/work/b",
+            ),
             ("/var/lib/x/work/a.py:3, '/var/lib/x/work'", "a.py:3, '.'"),
             ("wrote /tmp/.tmpAb3dEf/x and /tmp/pytest-of-me/pytest-12/t0", "wrote <tmp>/x and <tmp>/t0"),
-            ("commit 3f9c2ab1, sha256:0123456789abcdef0123456789abcdef", "commit 3f9c2ab1, sha256:0123456789abcdef0123456789abcdef"),
+            (
+                "commit 3f9c2ab1, sha256:0123456789abcdef0123456789abcdef",
+                "commit 3f9c2ab1, sha256:0123456789abcdef0123456789abcdef",
+            ),
             ("serde 1.0.219, sign-ups 1,204 (+18 %)", "serde 1.0.219, sign-ups 1,204 (+18 %)"),
         ];
         for (text, expected) in cases {

@@ -4,6 +4,8 @@
 
 /// Commands as a person or a script types them.
 mod cli;
+/// Agents at work on code: the tools under both bindings, the sandbox behind them, and what blocks a run.
+mod code_tools;
 /// A crash after every journal entry.
 mod crash;
 /// The process that holds a state directory, and others beside it.

@@ -7,10 +7,12 @@ use std::time::Duration;
 use nightcrew::base::env::Env;
 use nightcrew::base::hash::Hash;
 use nightcrew::base::ids::RunId;
+use nightcrew::base::scope::Scope;
 use nightcrew::config;
 use nightcrew::domain::run::{Effects, Failure, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use nightcrew::domain::view::RunView;
 use nightcrew::engine::bind::StandardBind;
+use nightcrew::engine::workshop::{Workshop, WorkshopSetup};
 use nightcrew::engine::{Engine, EngineSetup};
 use nightcrew::journal::{Claim, Journal, OpenOptions, StoredDefinition};
 use nightcrew::pipeline;
@@ -33,6 +35,9 @@ pub struct World {
     pub folder: tempfile::TempDir,
     pub config: String,
     pub env: Env,
+    pub registry: Registry,
+    /// Beside the pipeline: environments, playbooks.
+    pub files: Vec<(String, String)>,
 }
 
 impl World {
@@ -54,7 +59,7 @@ impl World {
                intern: {{provider: anthropic, model: claude-haiku-5-5, base_url: \"{url}\", api_key: secret:MODEL, max_output_tokens: 1000}}\n\
              sources:\n  warehouse: {{sqlite: warehouse.db}}\n"
         );
-        Self { folder, config, env: Env::system() }
+        Self { folder, config, env: Env::system(), registry: REGISTRY, files: Vec::new() }
     }
 
     pub fn path(&self) -> &Path {
@@ -81,16 +86,27 @@ impl World {
         options(&mut open);
         let build_id = open.build_id.clone();
         let journal = Journal::open(&self.state(), open).unwrap();
-        let load = |stored: &StoredDefinition| {
-            let (pipeline, report) = pipeline::parse_stored(&stored.files, &REGISTRY);
+        let registry = self.registry;
+        let load = move |stored: &StoredDefinition| {
+            let (pipeline, report) = pipeline::parse_stored(&stored.files, &registry);
             let pipeline =
                 pipeline.ok_or_else(|| Failure::new("E-TEST", report.render(nightcrew::diag::Color::Off)))?;
-            let (settings, report) = config::parse_stored(&stored.settings, &REGISTRY);
+            let (settings, report) = config::parse_stored(&stored.settings, &registry);
             let settings =
                 settings.ok_or_else(|| Failure::new("E-TEST", report.render(nightcrew::diag::Color::Off)))?;
             Ok((pipeline, settings))
         };
-        let bind = StandardBind::new(REGISTRY, journal.reader().clone(), self.env.clone(), self.out(), Box::new(load));
+        let mut bind =
+            StandardBind::new(registry, journal.reader().clone(), self.env.clone(), self.out(), Box::new(load));
+        bind.workshop = Some(Arc::new(Workshop::new(WorkshopSetup {
+            env: self.env.clone(),
+            registry,
+            folder: self.state().join("work"),
+            pipelines: self.path().to_owned(),
+            scope: Scope::new(tokio::runtime::Handle::current()),
+            program: Some(env!("CARGO_BIN_EXE_nightcrew").into()),
+            path: std::env::var_os("PATH").unwrap(),
+        })));
         let engine = Engine::start(EngineSetup {
             env: self.env.clone(),
             journal: journal.clone(),
@@ -105,10 +121,12 @@ impl World {
 
     /// Claims a run of the pipeline text. Errors are the journal's.
     pub async fn claim(&self, process: &Process, yaml: &str, key: &str) -> Result<RunStart, nightcrew::journal::Error> {
-        let files = vec![("pipeline.yaml".to_owned(), yaml.to_owned()), ("days.sql".to_owned(), DAYS.to_owned())];
-        let (parsed, report) = pipeline::parse_stored(&files, &REGISTRY);
+        let mut files = vec![("pipeline.yaml".to_owned(), yaml.to_owned()), ("days.sql".to_owned(), DAYS.to_owned())];
+        files.extend(self.files.iter().cloned());
+        let (parsed, report) = pipeline::parse_stored(&files, &self.registry);
         let parsed = parsed.unwrap_or_else(|| panic!("{}", report.render(nightcrew::diag::Color::Off)));
-        let definition = Hash::of_parts([yaml.as_bytes(), self.config.as_bytes()]);
+        let texts = files.iter().map(|(_, text)| text.as_bytes());
+        let definition = Hash::of_parts(texts.chain([self.config.as_bytes()]));
         process.journal.put_definition(&parsed.name, definition, &files, &self.settings()).await?;
         let now = self.env.now();
         let limits = &parsed.limits;
