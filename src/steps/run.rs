@@ -187,7 +187,32 @@ impl Level<'_> {
                 break;
             }
         }
+        if self.is_declined(&ended) {
+            ended.outcome = ended.outcome.max(Outcome::Declined);
+        }
         Ok(ended)
+    }
+
+    /// A fix that is not proved, and neither ticket nor pull request instead, not even one that preview only would have opened.
+    fn is_declined(&self, ended: &Ended) -> bool {
+        let of = |kinds: &'static [&'static str]| {
+            let steps =
+                self.steps.iter().filter(move |step| kind_of(step).is_some_and(|kind| kinds.contains(&kind.name)));
+            steps.filter_map(|step| Some((step, &ended.results.iter().find(|(id, _)| *id == step.id)?.1)))
+        };
+        // The results of the step, or of its items.
+        fn any(step: &Step, result: &Map<String, Value>, is: fn(&Map<String, Value>) -> bool) -> bool {
+            let items =
+                || result.get("items").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_object);
+            if step.each.is_some() { items().any(is) } else { is(result) }
+        }
+        let unproved = of(&["fix"]).any(|(step, result)| {
+            any(step, result, |result| ran(result) && result.get("proved") == Some(&Value::Bool(false)))
+        });
+        let instead = of(&["ticket", "pull_request"]).any(|(step, result)| {
+            any(step, result, |result| matches!(outcome_of(result), Outcome::Acted | Outcome::Reported))
+        });
+        unproved && !instead
     }
 
     /// What a step adds to the run's outcome beside its own end: effects, and the ends of its items.

@@ -1,0 +1,400 @@
+//! The host's part of a fix: the suite on the base, the change as data, the suite with it. No word of the agent enters here.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::agent::prompt;
+use crate::base::hash::Hash;
+use crate::domain::activity::{Activity, CodeRequest, Difference, NewTree};
+use crate::domain::code::TreeId;
+use crate::domain::finding::FindingsRequest;
+use crate::domain::proof::{CaseState, Evidence, Proven, Stage, StageKind, Suite};
+use crate::domain::run::Failure;
+use crate::domain::sandbox::{SandboxAnswer, SandboxRequest, Workspace};
+use crate::policy::diff::{Finding, Rule};
+use crate::policy::redact::Redactor;
+use crate::policy::{proof, suite};
+use crate::ports::durable::{DurableContext, Stop};
+
+use super::super::E_TESTS;
+use super::plan::Plan;
+
+/// How much of a failing command's output people and agents are shown, in bytes.
+const MOST_OUTPUT: usize = 24 * 1024;
+/// The end of an output in an error, in bytes.
+const MOST_END: usize = 1500;
+/// Findings of the diff policy that are told one by one.
+const MOST_FINDINGS: usize = 20;
+/// The name under which the number of tests is remembered.
+const TESTS: &str = "tests";
+
+/// The current base and what its suite did.
+pub(super) struct Base {
+    pub workspace: Workspace,
+    /// [`StageKind::Base`], and [`StageKind::BaseAgain`] where something failed.
+    pub stages: Vec<Stage>,
+}
+
+impl Base {
+    pub fn tree(&self) -> &TreeId {
+        &self.workspace.tree
+    }
+
+    /// What each test did; the worse of two runs, for what failed once is not to be relied on.
+    pub fn states(&self) -> BTreeMap<&str, CaseState> {
+        let mut states = BTreeMap::new();
+        for case in self.stages.iter().flat_map(|stage| &stage.suite.cases) {
+            let state = states.entry(case.name.as_str()).or_insert(case.state);
+            if case.state == CaseState::Failed {
+                *state = CaseState::Failed;
+            }
+        }
+        states
+    }
+}
+
+/// What the host knows of one change. Filled as it goes, so that a stop half-way leaves what was found.
+#[derive(Default)]
+pub(super) struct Judged {
+    pub difference: Option<Difference>,
+    pub tree: Option<TreeId>,
+    pub test_tree: Option<TreeId>,
+    /// Those of the base first.
+    pub stages: Vec<Stage>,
+    pub evidence: Option<Evidence>,
+    pub proven: Option<Proven>,
+    /// The suite ran with the change and nothing is worse.
+    pub green: bool,
+    /// There is no difference at all.
+    pub is_empty_change: bool,
+    /// Why it is not proved, in words for the agent and for people.
+    pub why: Vec<String>,
+    /// What the diff policy refused it for.
+    pub refused: Vec<Finding>,
+    /// What it found and lets pass.
+    pub noted: Vec<String>,
+    /// What failed, and what it wrote.
+    pub output: Option<(String, String)>,
+}
+
+impl Judged {
+    /// As good as the step asks for.
+    pub fn is_good(&self, test_first: bool) -> bool {
+        if test_first { self.proven.is_some() } else { self.green }
+    }
+
+    /// A rule was broken that is about harm, not about size or place.
+    pub fn is_dangerous(&self) -> bool {
+        let harmless = |rule| {
+            matches!(rule, Rule::Path | Rule::Name | Rule::TooManyFiles | Rule::TooManyLines | Rule::TooManyBytes)
+        };
+        self.refused.iter().any(|finding| !harmless(finding.rule))
+    }
+
+    fn unproved(&mut self, why: impl Into<String>) {
+        self.why.push(why.into());
+    }
+}
+
+pub(super) struct Host<'a> {
+    pub ctx: &'a dyn DurableContext,
+    pub plan: &'a Plan<'a>,
+}
+
+impl Host<'_> {
+    /// Runs the suite on a base, twice where something fails.
+    ///
+    /// Errors: `Blocked` when it does not run there at all, or not in a way that anything could be read from.
+    pub async fn base(&self, label: &str, workspace: Workspace) -> Result<Base, Stop> {
+        let tree = workspace.tree.clone();
+        let (stage, answer) = self.suite(&format!("{label}/suite"), StageKind::Base, (&tree, &tree), 0).await?;
+        if let Some(why) = unreadable(&stage) {
+            return Err(does_not_run(&why, &stage, &answer));
+        }
+        let failed = has_failed(&stage.suite) || !stage.receipt.succeeded();
+        let mut stages = vec![stage];
+        if failed {
+            let (again, _) = self.suite(&format!("{label}/again"), StageKind::BaseAgain, (&tree, &tree), 1).await?;
+            stages.push(again);
+        }
+        Ok(Base { workspace, stages })
+    }
+
+    /// Remembers how many tests there are. `{before, now}` when there were more.
+    pub async fn remember(&self, base: &Base) -> Result<Option<Value>, Stop> {
+        let now = base.stages.first().map_or(0, |stage| i64::try_from(stage.suite.cases.len()).unwrap_or(i64::MAX));
+        let request = FindingsRequest::Remember { name: TESTS.into(), value: now };
+        let answer: Value = match self.ctx.perform("base/tests", Activity::Findings(request)).await {
+            Ok(recorded) => recorded.decode()?,
+            Err(stop) if stop.is_final() => return Err(stop),
+            Err(stop) => {
+                // A comparison for people; the proof does not need it.
+                self.ctx.note("not_remembered", json!({"what": TESTS, "reason": stop.to_string()}));
+                return Ok(None);
+            }
+        };
+        let Some(before) = answer["before"].as_i64().filter(|before| *before > now) else { return Ok(None) };
+        let fewer = json!({"before": before, "now": now});
+        self.ctx.note("fewer_tests", fewer.clone());
+        Ok(Some(fewer))
+    }
+
+    /// One run of the suite on a clean checkout of `tree`.
+    async fn suite(
+        &self,
+        label: &str,
+        kind: StageKind,
+        (base, tree): (&TreeId, &TreeId),
+        attempt: u32,
+    ) -> Result<(Stage, SandboxAnswer), Stop> {
+        let request = SandboxRequest {
+            base: base.clone(),
+            tree: tree.clone(),
+            command: self.plan.test.to_owned(),
+            fresh: true,
+            wall_s: None,
+            attempt,
+        };
+        let answer: SandboxAnswer = self.ctx.perform(label, Activity::Sandbox(request)).await?.decode()?;
+        let suite = suite::read(&answer.stdout, &answer.stderr, answer.junit.as_deref());
+        Ok((Stage { kind, receipt: answer.receipt.clone(), suite }, answer))
+    }
+
+    /// Judges the change from the base to `tree`: policy, the change as data, tests, verdict. A change that is not proved is
+    /// an answer.
+    pub async fn judge(&self, label: &str, base: &Base, tree: &TreeId, judged: &mut Judged) -> Result<(), Stop> {
+        judged.stages.clone_from(&base.stages);
+        judged.tree = Some(tree.clone());
+        let diff = CodeRequest::Diff { base: base.tree().clone(), new: tree.clone() };
+        let difference: Difference = self.ctx.perform(&format!("{label}diff"), Activity::Code(diff)).await?.decode()?;
+        let judgement = self.plan.policy.judge(&difference.diff, &Redactor::default());
+        judged.is_empty_change = difference.diff.changes.is_empty();
+        judged.noted = judgement.noted.iter().map(ToString::to_string).collect();
+        let patch = difference.patch.clone();
+        judged.difference = Some(difference);
+        if judged.is_empty_change {
+            return Ok(());
+        }
+        if !judgement.is_accepted() {
+            self.refuse(judgement.refused, judged);
+            return Ok(());
+        }
+        // From here on the change is the text of the patch: what the agent left behind is not looked at again.
+        let apply = CodeRequest::Apply { base: base.tree().clone(), patch };
+        match self.tree(&format!("{label}apply"), apply).await? {
+            Ok(applied) if applied == *tree => {}
+            Ok(_) => judged
+                .unproved("the change as a patch does not give the same files: it holds something that is no text"),
+            Err(why) => judged.unproved(format!("the change cannot be applied as a patch: {why}")),
+        }
+        if !judged.why.is_empty() {
+            return Ok(());
+        }
+        if self.plan.test_first && !self.reproduced(label, base, tree, judged).await? {
+            self.verdict(base, tree, judged);
+            return Ok(());
+        }
+        self.patched(label, base, tree, judged).await?;
+        if self.plan.test_first {
+            self.verdict(base, tree, judged);
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, refused: Vec<Finding>, judged: &mut Judged) {
+        let count = refused.len();
+        judged.unproved("the change was refused before any test ran; take out what is named here");
+        for finding in refused.iter().take(MOST_FINDINGS) {
+            self.ctx.note("refused", json!({"text": format!("a patch: {finding}"), "rule": finding.rule}));
+            judged.unproved(finding.to_string());
+        }
+        if count > MOST_FINDINGS {
+            judged.unproved(format!("and {} more of the kind", count - MOST_FINDINGS));
+        }
+        judged.refused = refused;
+    }
+
+    /// The new tests alone on the base. False: the proof has failed already.
+    async fn reproduced(&self, label: &str, base: &Base, tree: &TreeId, judged: &mut Judged) -> Result<bool, Stop> {
+        let tests = CodeRequest::Tests { base: base.tree().clone(), new: tree.clone() };
+        let test_tree = match self.tree(&format!("{label}tests"), tests).await? {
+            Ok(tree) => tree,
+            Err(why) => {
+                judged.unproved(format!("the new tests cannot be told from the rest of the change: {why}"));
+                return Ok(false);
+            }
+        };
+        judged.test_tree = Some(test_tree.clone());
+        if test_tree == *base.tree() {
+            judged.unproved(
+                "the change adds no test: write one in a test file, or in a test module of a Rust file, that fails without \
+                 the fix",
+            );
+            return Ok(false);
+        }
+        let stage = format!("{label}reproduced");
+        let (stage, answer) = self.suite(&stage, StageKind::Reproduced, (base.tree(), &test_tree), 0).await?;
+        let states = base.states();
+        let is_red =
+            stage.suite.cases.iter().any(|case| {
+                case.state == CaseState::Failed && states.get(case.name.as_str()) != Some(&CaseState::Failed)
+            });
+        judged.output =
+            Some(("your tests on the base, without your fix".into(), outcome_text(&stage, &states, &answer)));
+        judged.stages.push(stage);
+        Ok(is_red)
+    }
+
+    /// The whole change.
+    async fn patched(&self, label: &str, base: &Base, tree: &TreeId, judged: &mut Judged) -> Result<(), Stop> {
+        let trees = (base.tree(), tree);
+        let (stage, answer) = self.suite(&format!("{label}patched"), StageKind::Patched, trees, 0).await?;
+        let states = base.states();
+        let mut worse = worse(&states, &stage.suite);
+        let readable = unreadable(&stage);
+        let output = outcome_text(&stage, &states, &answer);
+        judged.stages.push(stage);
+        let passed_before = worse.iter().any(|name| states.get(name.as_str()) == Some(&CaseState::Passed));
+        if readable.is_none() && passed_before {
+            let (again, _) = self.suite(&format!("{label}patched-again"), StageKind::PatchedAgain, trees, 1).await?;
+            let still = self::worse(&states, &again.suite);
+            worse.retain(|name| still.contains(name));
+            judged.stages.push(again);
+        }
+        judged.green = readable.is_none() && worse.is_empty();
+        if !judged.green {
+            judged.output = Some(("the suite with your change".into(), output));
+        }
+        if let (false, Some(why)) = (self.plan.test_first, readable) {
+            judged.unproved(format!("with your change {why}"));
+        } else if !self.plan.test_first && !worse.is_empty() {
+            judged.unproved(format!("with your change these tests fail or are gone: {}", list(&worse)));
+        }
+        Ok(())
+    }
+
+    /// Hands what there is to the rules.
+    fn verdict(&self, base: &Base, tree: &TreeId, judged: &mut Judged) {
+        let Some(difference) = &judged.difference else { return };
+        let evidence = Evidence {
+            base: base.workspace.clone(),
+            test_tree: judged.test_tree.clone().unwrap_or_else(|| base.tree().clone()),
+            new_tree: tree.clone(),
+            patch: Hash::of(&difference.patch),
+            stages: judged.stages.clone(),
+            reasons: self.plan.reasons.clone(),
+            noted: judged.noted.clone(),
+        };
+        match proof::judge(&evidence) {
+            Ok(proven) if judged.why.is_empty() => {
+                judged.proven = Some(proven);
+                judged.output = None;
+            }
+            Ok(_) => {}
+            // What the host saw before says it better than the stages that are missing for it.
+            Err(_) if !judged.why.is_empty() => {}
+            Err(unproved) => judged.why.extend(unproved.into_iter().map(|unproved| unproved.why)),
+        }
+        judged.evidence = Some(evidence);
+    }
+
+    /// A tree made of others; `Err`: the change is such that there is none, and why.
+    async fn tree(&self, label: &str, request: CodeRequest) -> Result<Result<TreeId, String>, Stop> {
+        match self.ctx.perform(label, Activity::Code(request)).await {
+            Ok(recorded) => Ok(Ok(recorded.decode::<NewTree>()?.tree)),
+            Err(Stop::Failed(Failure { message, .. })) => Ok(Err(message)),
+            Err(stop) => Err(stop),
+        }
+    }
+}
+
+fn has_failed(suite: &Suite) -> bool {
+    suite.cases.iter().any(|case| case.state == CaseState::Failed)
+}
+
+/// Tests that are worse with the change than on the base: failing and not known to, or gone.
+fn worse(base: &BTreeMap<&str, CaseState>, with: &Suite) -> Vec<String> {
+    let now: BTreeMap<&str, CaseState> = with.cases.iter().map(|case| (case.name.as_str(), case.state)).collect();
+    let failing =
+        now.iter().filter(|(name, state)| **state == CaseState::Failed && base.get(*name) != Some(&CaseState::Failed));
+    let gone = base.iter().filter(|(name, state)| {
+        **state == CaseState::Passed && now.get(*name).is_none_or(|state| *state == CaseState::Skipped)
+    });
+    failing.chain(gone).map(|(name, _)| (*name).to_owned()).collect()
+}
+
+/// Why nothing can be read from a run of the suite.
+fn unreadable(stage: &Stage) -> Option<String> {
+    let receipt = &stage.receipt;
+    if let Some(limit) = &receipt.stopped {
+        return Some(format!("the suite was stopped by the limit `{limit}`"));
+    }
+    if let Some(signal) = receipt.signal {
+        return Some(format!("the suite was ended by the signal {signal}"));
+    }
+    if stage.suite.cases.is_empty() && !(receipt.succeeded() && !stage.suite.format.is_empty()) {
+        return Some(match receipt.exit {
+            Some(0) => "the suite ends well, but no single test can be read from what it writes".into(),
+            Some(code) => format!("the suite ends with exit code {code} before any test is run"),
+            None => "the suite does not run".into(),
+        });
+    }
+    (!stage.suite.doubts.is_empty())
+        .then(|| format!("the suite cannot be relied on: {}", stage.suite.doubts.join("; ")))
+}
+
+fn does_not_run(why: &str, stage: &Stage, answer: &SandboxAnswer) -> Stop {
+    let command: String = prompt::clean(&stage.receipt.command).chars().take(200).collect();
+    let end = end_of(&format!("{}\n{}", answer.stdout.trim_end(), answer.stderr.trim_end()), MOST_END);
+    let end = end.trim();
+    let help = match end.is_empty() {
+        true => format!("`{command}` wrote nothing; see `test` and `setup` of the environment"),
+        false => format!("see `test` and `setup` of the environment; the end of what `{command}` wrote:\n{end}"),
+    };
+    Stop::Blocked(Failure::new(E_TESTS, format!("the suite does not run on the base: {why}")).help(help))
+}
+
+/// What a run of the suite says about tests that are not as on the base, then the end of its output.
+fn outcome_text(stage: &Stage, base: &BTreeMap<&str, CaseState>, answer: &SandboxAnswer) -> String {
+    let mut text = String::new();
+    let exit = stage.receipt.exit.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
+    let _ = writeln!(text, "{} tests, {exit}", stage.suite.cases.len());
+    let news = stage
+        .suite
+        .cases
+        .iter()
+        .filter(|case| case.state == CaseState::Failed && base.get(case.name.as_str()) != Some(&CaseState::Failed));
+    for case in news.take(50) {
+        let _ = writeln!(text, "FAILED {}\n{}", case.name, prompt::clip(case.message.trim(), 1000));
+    }
+    let room = MOST_OUTPUT.saturating_sub(text.len()) / 2;
+    for (name, output) in [("stdout", &answer.stdout), ("stderr", &answer.stderr)] {
+        if !output.trim().is_empty() {
+            let _ = writeln!(text, "--- {name}\n{}", end_of(output.trim(), room));
+        }
+    }
+    prompt::clean(&text)
+}
+
+/// The last `most` bytes of a text, for people.
+pub(super) fn end_of(text: &str, most: usize) -> String {
+    let text = prompt::clean(text);
+    let mut from = text.len().saturating_sub(most);
+    while !text.is_char_boundary(from) {
+        from += 1;
+    }
+    if from == 0 { text } else { format!("…{}", &text[from..]) }
+}
+
+/// The first of many names.
+pub(super) fn list(names: &[String]) -> String {
+    const SHOWN: usize = 10;
+    let shown: Vec<String> =
+        names.iter().take(SHOWN).map(|name| prompt::clean(name).chars().take(200).collect()).collect();
+    match names.len() {
+        n if n > SHOWN => format!("{}, and {} more", shown.join(", "), n - SHOWN),
+        _ => shown.join(", "),
+    }
+}
