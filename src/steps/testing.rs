@@ -32,6 +32,8 @@ use crate::ports::durable::{ChildRun, DurableContext, Logic, Recorded, SignalVal
 
 use super::run::{RunEnd, run_pipeline};
 
+pub(super) mod code;
+
 pub(super) const REGISTRY: Registry = Registry {
     steps: super::ALL,
     tools: crate::tools::ALL,

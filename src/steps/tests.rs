@@ -2,6 +2,7 @@
 
 mod agents;
 mod evil;
+mod fix;
 mod flow;
 mod kinds;
 mod shipped;

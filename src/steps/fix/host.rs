@@ -268,7 +268,7 @@ impl Host<'_> {
             judged.output = Some(("the suite with your change".into(), output));
         }
         if let (false, Some(why)) = (self.plan.test_first, readable) {
-            judged.unproved(format!("with your change {why}"));
+            judged.unproved(format!("the suite with your change: {why}"));
         } else if !self.plan.test_first && !worse.is_empty() {
             judged.unproved(format!("with your change these tests fail or are gone: {}", list(&worse)));
         }
@@ -329,20 +329,21 @@ fn worse(base: &BTreeMap<&str, CaseState>, with: &Suite) -> Vec<String> {
 fn unreadable(stage: &Stage) -> Option<String> {
     let receipt = &stage.receipt;
     if let Some(limit) = &receipt.stopped {
-        return Some(format!("the suite was stopped by the limit `{limit}`"));
+        return Some(format!("it was stopped by the limit `{limit}`"));
     }
     if let Some(signal) = receipt.signal {
-        return Some(format!("the suite was ended by the signal {signal}"));
+        return Some(format!("it was ended by the signal {signal}"));
     }
-    if stage.suite.cases.is_empty() && !(receipt.succeeded() && !stage.suite.format.is_empty()) {
-        return Some(match receipt.exit {
-            Some(0) => "the suite ends well, but no single test can be read from what it writes".into(),
-            Some(code) => format!("the suite ends with exit code {code} before any test is run"),
-            None => "the suite does not run".into(),
-        });
+    if stage.suite.cases.is_empty()
+        && let Some(code) = receipt.exit.filter(|code| *code != 0)
+    {
+        return Some(format!("the test command ends with exit code {code} before any test is run"));
     }
-    (!stage.suite.doubts.is_empty())
-        .then(|| format!("the suite cannot be relied on: {}", stage.suite.doubts.join("; ")))
+    if !stage.suite.doubts.is_empty() {
+        return Some(format!("its result cannot be relied on: {}", stage.suite.doubts.join("; ")));
+    }
+    (stage.suite.cases.is_empty() && stage.suite.format.is_empty())
+        .then(|| "no single test can be read from what it writes".to_owned())
 }
 
 fn does_not_run(why: &str, stage: &Stage, answer: &SandboxAnswer) -> Stop {
