@@ -129,6 +129,16 @@ fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
         let help = "write `environment: environments/….yaml`, with `test:` in it";
         mistakes.push(mistake("", "`fix` needs an environment", "the test command is the environment's", Some(help)));
     }
+    let tools = checked.options.texts("tools");
+    if checked.options.0.contains_key("tools") && !tools.contains(&"edit") {
+        let help = "add `edit`, or leave `tools` out: then it has read, search, tree, edit, run_tests and run";
+        mistakes.push(mistake(
+            "tools",
+            "a fix without `edit` can change nothing",
+            "`edit` is not among them",
+            Some(help),
+        ));
+    }
     if let Err(error) = DiffPolicy::new(plan::diff_rules(checked.options)) {
         let help = "write globs over whole paths, such as `src/**`";
         mistakes.push(mistake("diff.paths", "the paths of the diff cannot be read", &error.to_string(), Some(help)));
@@ -201,6 +211,8 @@ async fn attempts(call: &StepCall<'_>, plan: &Plan<'_>, known: &mut Known) -> Re
         };
         let tree = code.borrow().tree.clone();
         if tree == *base.tree() {
+            // What an earlier attempt had changed is undone.
+            known.judged = Judged { why: std::mem::take(&mut known.judged.why), ..Judged::default() };
             return match capped {
                 Some(stop) => Err(stop),
                 None => Ok(Word::NoChange),
@@ -294,21 +306,23 @@ async fn agent_works(
         }
         Err(Stop::Failed(failure)) if [E_OUTPUT, E_LOOP, E_LENGTH, E_CONTEXT].contains(&failure.code.as_str()) => {
             call.ctx.note("attempt_failed", json!({"attempt": known.attempts, "reason": failure.message}));
+            keep(call, label, code, known).await?;
             Ok(Tried::Astray(Stop::Failed(failure)))
         }
         Err(stop) if stop.is_final() => Err(stop),
         Err(stop) => {
-            let at = code.borrow().clone();
-            if at.tree != at.base && known.judged.tree.as_ref() != Some(&at.tree) {
-                keep(call, label, at, known).await?;
-            }
+            keep(call, label, code, known).await?;
             Err(stop)
         }
     }
 }
 
 /// What the agent had changed when it was stopped stays known.
-async fn keep(call: &StepCall<'_>, label: &str, at: CodeAt, known: &mut Known) -> Result<(), Stop> {
+async fn keep(call: &StepCall<'_>, label: &str, code: &RefCell<CodeAt>, known: &mut Known) -> Result<(), Stop> {
+    let at = code.borrow().clone();
+    if at.tree == at.base || known.judged.tree.as_ref() == Some(&at.tree) {
+        return Ok(());
+    }
     let diff = Activity::Code(CodeRequest::Diff { base: at.base, new: at.tree.clone() });
     match call.ctx.perform(&format!("{label}left"), diff).await {
         Ok(recorded) => {

@@ -103,7 +103,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// A world in which nothing answers yet.
+    /// A world in which nothing answers yet but a repository with one file.
     pub fn new() -> Self {
         let now: Timestamp = "2026-11-20T07:00:00Z".parse().unwrap();
         Self {
@@ -142,9 +142,7 @@ impl World {
                     found: false,
                 })
             })),
-            work: RefCell::new(Box::new(|activity| {
-                Err(super::failed("E-TEST", format!("no answer to a {}", activity.kind())))
-            })),
+            work: RefCell::new(Box::new(code::Repo::new(vec![code::files(&[("README.md", "# api\n")])]).work())),
             signals: RefCell::default(),
             now: Cell::new(now),
             asked: RefCell::default(),

@@ -56,9 +56,11 @@ impl Known {
     /// The end of a fix that went its way.
     pub fn end(&self, word: Word, test_first: bool) -> StepEnd {
         let mut end = data::end(word.as_str(), self.fields(word == Word::Proved), self.summary(word, test_first));
-        if word != Word::Proved {
-            end.reason = self.judged.why.first().cloned();
-        }
+        end.reason = match word {
+            Word::Proved => None,
+            Word::NoChange => Some("the agent changed nothing".into()),
+            Word::Unproved | Word::BlockedByReview => self.judged.why.first().map(|why| prompt::clean(why)),
+        };
         end
     }
 

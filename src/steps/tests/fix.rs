@@ -347,6 +347,14 @@ fn an_agent_that_changes_nothing_ends_the_fix() {
 }
 
 #[test]
+fn a_change_that_is_undone_leaves_no_patch() {
+    let undo = Says::Calls(vec![write("src/duration.rs", "parse digits\n")]);
+    let ran = attempt(attempt(world(), 1, Says::Calls(vec![fixed()])), 2, undo).run(FIX);
+    assert_eq!((word(&ran).as_str(), &ran.result("fix")["patch"]), ("no_change", &json!("")));
+    assert!(why(&ran).contains("adds no test"), "why it was given up stays known");
+}
+
+#[test]
 fn an_attempt_that_leaves_everything_as_it_was_is_the_last() {
     let ran = attempt(world(), 1, Says::Calls(vec![fixed()])).answer("fix/attempt-2/turn-1", [done()]).run(FIX);
     assert_eq!((word(&ran).as_str(), &ran.result("fix")["attempts"]), ("unproved", &json!(2)));
