@@ -87,7 +87,8 @@ impl Known {
         let fields = [
             ("proved", proved.into()),
             ("green", judged.green.into()),
-            ("why", if proved { json!([]) } else { json!(self.why()) }),
+            // What was refused as dangerous stands beside it.
+            ("why", self.why().into_iter().filter(|why| !proved && !refused.contains(why)).collect()),
             ("title", said("title").unwrap_or_else(|| "".into())),
             ("summary", said("summary").unwrap_or_else(|| "".into())),
             ("root_cause", said("root_cause").unwrap_or_default()),

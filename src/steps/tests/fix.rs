@@ -5,10 +5,12 @@ use std::rc::Rc;
 use serde_json::{Value, json};
 
 use super::super::testing::code::{Files, Repo, files};
-use super::super::testing::{Ran, Says, World, calls, capped, pipeline, says};
+use super::super::testing::{REGISTRY, Ran, Says, World, calls, capped, pipeline, says};
+use crate::diag::Color;
 use crate::domain::activity::Activity;
 use crate::domain::model::Role;
 use crate::domain::run::Failure;
+use crate::pipeline::{StoredFiles, Surroundings, parse};
 use crate::ports::durable::Stop;
 
 const FIX: &str = "
@@ -199,6 +201,7 @@ fn a_refused_patch_runs_nothing_and_is_told_why() {
     let ran = attempt(world(), 1, ci).run(&FIX.replace("attempts: 3", "attempts: 1"));
     assert_eq!((word(&ran).as_str(), ran.outcome()), ("unproved", "declined"));
     assert!(ran.result("fix")["refused"].to_string().contains("ci.yml"), "{}", ran.result("fix"));
+    assert_eq!(ran.result("fix")["why"].as_array().unwrap().len(), 1, "said once");
     assert_eq!(ran.paths("sandbox"), ["fix/base/suite"]);
     let big = Says::Calls(vec![write("docs/a.md", "x\n")]);
     let ran = attempt(world(), 1, big).run(&FIX.replace("attempts: 3", "attempts: 1"));
@@ -425,6 +428,77 @@ fn fewer_tests_than_last_time_are_shown() {
     let ran = attempt(at(repo), 1, honest()).run(FIX);
     assert_eq!(ran.result("fix")["fewer_tests"], json!({"before": 48, "now": 2}));
     assert_eq!(ran.notes("fewer_tests"), [json!({"before": 48, "now": 2})]);
+}
+
+const EACH: &str = "
+  - id: errors
+    fetch: {from: signups}
+  - id: repair
+    each: {as: error, in: errors, max_budget_usd: 0.50}
+    steps:
+      - id: fix
+        fix: {playbook: playbooks/book.md, given: [error], test_first: true}
+        review: {playbook: playbooks/review.md}
+";
+
+#[test]
+fn items_of_one_base_ask_for_the_same_suite_and_end_each_for_itself() {
+    let rows = json!([{"key": "API-1", "type": "ParseError"}, {"key": "API-2", "type": "TypeError"}]);
+    let world = at(Repo::new(vec![base()])).rows(rows);
+    let first = "repair[API-1]/fix/attempt-1";
+    let ran = world
+        .answer(&format!("{first}/turn-1"), [honest()])
+        .answer(&format!("{first}/turn-2"), [done()])
+        .answer(&format!("{first}/review/turn-1"), [review("approve", json!([]))])
+        .answer("repair[API-2]/fix/attempt-1/turn-1", [done()])
+        .run(EACH);
+    let items = ran.result("repair")["items"].clone();
+    assert_eq!((&items[0]["fix"]["outcome"], &items[0]["outcome"]), (&json!("proved"), &json!("done")));
+    assert_eq!((&items[1]["fix"]["outcome"], &items[1]["outcome"]), (&json!("no_change"), &json!("declined")));
+    assert_eq!(ran.outcome(), "declined");
+    let asked = ran.world.asked.borrow();
+    let suites = asked.iter().filter(|(path, _)| path.ends_with("fix/base/suite"));
+    let suites: Vec<_> = suites.map(|(_, activity)| activity.input_hash()).collect();
+    assert!(suites.len() == 2 && suites[0] == suites[1]);
+    assert!(ran.request(&format!("{first}/turn-1")).system.contains("Follow the book."));
+}
+
+#[test]
+fn an_attempt_has_an_end_and_is_judged_all_the_same() {
+    let ran = world()
+        .model(|path, request| match path {
+            "fix/attempt-1/turn-1" => honest(),
+            _ if request.no_tools => done(),
+            path => calls("read", json!({"path": path})),
+        })
+        .run(FIX);
+    assert_eq!((word(&ran).as_str(), ran.outcome()), ("proved", "nothing_new"), "{}", why(&ran));
+    assert_eq!(ran.paths("model").len(), 40);
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_at_load() {
+    let mistakes = |step: &str| {
+        let text = format!(
+            "version: 1\nname: test\nsummary: A test.\nowner: {{channel: growth}}\nrepository: {{github: acme/api}}\n\
+             environment: environments/api.yaml\nsteps:\n  - id: fix\n{step}"
+        );
+        let own = [
+            ("environments/api.yaml".to_owned(), "test: \"true\"\n".to_owned()),
+            ("playbooks/review.md".to_owned(), "Be strict.".to_owned()),
+        ];
+        let files = StoredFiles(&own);
+        parse("t.yaml", "t.yaml", &text, &files, &REGISTRY, &Surroundings::default()).1.render(Color::Off)
+    };
+    for (step, expected) in [
+        ("    fix: {ask: x}\n    diff: {paths: [\"src/{a\"]}\n", "the paths of the diff cannot be read"),
+        ("    fix: {ask: x, attempts: 0}\n", "`attempts` must not be 0"),
+        ("    fix: {ask: x}\n    review: {playbook: playbooks/review.md, rounds: 0}\n", "`rounds` must not be 0"),
+        ("    fix: {ask: x}\n    tools: [read, search]\n", "a fix without `edit` can change nothing"),
+    ] {
+        let found = mistakes(step);
+        assert!(found.contains(expected), "{step}\n{found}");
+    }
 }
 
 #[test]
