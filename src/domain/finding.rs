@@ -30,6 +30,18 @@ names!(Standing {
     Fixed = "fixed",
 });
 
+/// What the ledger keeps of a finding that was handled once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingState {
+    Handled,
+    /// A person does not want to hear of it, for a time or for good.
+    Muted,
+    /// It was there and is gone.
+    Fixed,
+}
+names!(FindingState { Handled = "handled", Muted = "muted", Fixed = "fixed" });
+
 /// One finding as a source sees it now.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
@@ -89,16 +101,19 @@ pub struct FindingLine {
     pub fingerprint: String,
     pub title: String,
     pub place: String,
-    /// `handled`, `muted`, `fixed`.
-    pub state: String,
+    pub state: FindingState,
+    /// How a run ended with it last: `baseline`, `dropped`, `reported`, `ticket`, `pull_request`.
     pub end: String,
     pub url_or_path: Option<String>,
     pub weight: f64,
     pub first_seen: jiff::Timestamp,
     pub last_seen: jiff::Timestamp,
+    /// While it is muted: until when; `None`: for good.
     pub muted_until: Option<jiff::Timestamp>,
     /// Why it was muted or dismissed.
     pub reason: Option<String>,
+    /// Who muted it, or took that back.
+    pub by: Option<String>,
     /// The run that handled it last.
     pub run: String,
 }

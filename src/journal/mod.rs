@@ -12,6 +12,7 @@ mod blobs;
 mod definitions;
 mod entries;
 mod error;
+mod findings;
 mod grants;
 mod lock;
 mod migrate;
@@ -35,6 +36,7 @@ use tokio::sync::watch;
 
 pub use definitions::StoredDefinition;
 pub use error::Error;
+pub use findings::FindingFilter;
 pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};
 pub use runs::{Claim, Claimed, RunFinish};

@@ -13,6 +13,8 @@ use crate::domain::money::Cap;
 use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::SlotFate;
 
+mod findings;
+
 struct Bench {
     dir: tempfile::TempDir,
     clock: ManualClock,
