@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::run::names;
 
+/// Sources whose items have an identity (their `key`), by the name that pipelines fetch them from.
+pub const WITH_IDENTITY: &[&str] = &["sentry"];
+
 /// What a finding is, compared with what the ledger knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -13,7 +13,7 @@ use crate::ports::durable::{ChildRun, DurableContext, Stop};
 use crate::ports::step::Work;
 
 use super::run::{Level, outcome_of};
-use super::{data, intern};
+use super::{data, intern, ledger};
 
 /// Branches at a time when the YAML does not say.
 const PARALLEL: u32 = 4;
@@ -35,8 +35,7 @@ pub(super) async fn run(
         sort(&mut items, order);
     }
     let take = each.take.map_or(items.len(), |take| take as usize);
-    let left_behind = items.len().saturating_sub(take);
-    items.truncate(take);
+    let left = items.split_off(take.min(items.len()));
     let children = items.iter().map(|item| ChildRun {
         key: item_key(item),
         title: title_of(item),
@@ -51,7 +50,7 @@ pub(super) async fn run(
     });
     let parallel = each.parallel.unwrap_or(PARALLEL).max(1) as usize;
     let ends = ctx.children(children.collect(), parallel).await?;
-    Ok(gather(step, each, items, ends, left_behind))
+    Ok(gather(step, each, items, ends, &left))
 }
 
 /// Orders items by a field: numbers before texts before nothing, equal ones as they were.
@@ -80,10 +79,12 @@ fn rank(value: Option<&Value>) -> u8 {
     }
 }
 
-fn gather(step: &Step, each: &Each, items: Vec<Value>, ends: Vec<StepEnd>, left_behind: usize) -> StepEnd {
+fn gather(step: &Step, each: &Each, items: Vec<Value>, ends: Vec<StepEnd>, left: &[Value]) -> StepEnd {
+    let left_behind = left.len();
     let mut kept = Vec::new();
     let mut failed = Vec::new();
     let mut dropped = 0usize;
+    let mut dropped_keys = Vec::new();
     let mut gravest = Outcome::NothingNew;
     let mut tally = intern::Tally::default();
     let mut reason = None;
@@ -92,6 +93,7 @@ fn gather(step: &Step, each: &Each, items: Vec<Value>, ends: Vec<StepEnd>, left_
         tally.add(&mut end.result);
         let outcome = outcome_of(&end.result);
         let key = item_key(&item);
+        let identities = ledger::keys(&item);
         let mut fields = own_fields(each, item);
         if outcome > Outcome::Acted {
             if outcome > gravest {
@@ -104,6 +106,7 @@ fn gather(step: &Step, each: &Each, items: Vec<Value>, ends: Vec<StepEnd>, left_
             failed.push(Value::Object(fields));
         } else if end.result.get("outcome").is_some_and(|outcome| outcome == intern::DROPPED) {
             dropped += 1;
+            dropped_keys.extend(identities);
         } else {
             fields.extend(end.result);
             kept.push(Value::Object(fields));
@@ -123,6 +126,13 @@ fn gather(step: &Step, each: &Each, items: Vec<Value>, ends: Vec<StepEnd>, left_
     fields.insert("failed".into(), failed.into());
     fields.insert("dropped".into(), dropped.into());
     fields.insert("left_behind".into(), left_behind.into());
+    // By these the run's end knows what was taken to its end and what was not.
+    let left: Vec<String> = left.iter().flat_map(ledger::keys).collect();
+    for (name, keys) in [("dropped_keys", dropped_keys), ("left", left)] {
+        if !keys.is_empty() {
+            fields.insert(name.into(), keys.into());
+        }
+    }
     if matches!(&step.body, StepBody::Kind { kind, .. } if kind == "intern") {
         parts.extend(tally.summary());
         fields.insert("audit".into(), tally.result());
@@ -176,7 +186,7 @@ pub fn item_key(item: &Value) -> String {
     format!("{start}-{}", Hash::of(&key).short())
 }
 
-fn title_of(item: &Value) -> String {
+pub(super) fn title_of(item: &Value) -> String {
     let named = ["title", "name", "message", "metric", "source", "key"].iter().find_map(|name| item[*name].as_str());
     let title = named.or(item.as_str()).map_or_else(|| item_key(item), str::to_owned);
     title.chars().filter(|c| !c.is_control()).take(100).collect()

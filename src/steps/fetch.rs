@@ -8,13 +8,14 @@ use crate::base::LocalBoxFuture;
 use crate::domain::activity::{Activity, FetchRequest, Rows};
 use crate::domain::definition::{OptionValue, Order};
 use crate::domain::entry::StepEnd;
+use crate::domain::finding::WITH_IDENTITY;
 use crate::domain::run::{Failure, TriggerKind};
 use crate::expr::cel::Expr;
 use crate::expr::types::{Field, Type};
 use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, Sees, StepCall, StepKind, Yields};
 
-use super::{E_REQUIRE, data, each, model};
+use super::{E_REQUIRE, data, each, ledger, model};
 
 const REQUIRE: &[Opt] = &[
     Opt {
@@ -49,7 +50,7 @@ pub const KIND: StepKind = StepKind {
             name: "only",
             ty: OptType::Words(&["new", "worsened", "regressed", "all"]),
             required: false,
-            doc: "of a source that knows identities",
+            doc: "of a source whose items have an identity; default: what is new, worse or back",
         },
         Opt {
             name: "keep",
@@ -96,6 +97,8 @@ fn yields(y: &Yields<'_>) -> Type {
         field("count", Type::Integer),
         field("left_behind", Type::Integer),
         field("truncated", Type::Boolean),
+        field("known", Type::Integer),
+        field("muted", Type::Integer),
     ];
     if one {
         fields.extend([field("source", text()), field("via", text())]);
@@ -112,6 +115,12 @@ fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
             "it reads the project of `on.sentry`",
             Some("write `on: {sentry: {project: …}}`"),
         ));
+    }
+    let sources = checked.options.texts("from");
+    if !checked.options.texts("only").is_empty() && !sources.iter().any(|source| ledger::has_identities(source)) {
+        let help = format!("leave it out; it is for: {}", WITH_IDENTITY.join(", "));
+        let label = "nothing is remembered of the items of this source";
+        mistakes.push(model::mistake("fetch.only", "`only` has no meaning here", label, Some(&help)));
     }
     if let Some(require) = checked.options.map("require") {
         let has = |name: &str| data::nested(require, name).is_some();
@@ -211,11 +220,13 @@ async fn fetch(call: &StepCall<'_>, attempt: u32) -> Result<StepEnd, Stop> {
         }
     }
     let by_hand = args.get("issue").and_then(Value::as_str).is_some_and(|issue| !issue.is_empty());
+    let label = |label: &str| if attempt == 0 { label.to_owned() } else { format!("attempt-{}/{label}", attempt + 1) };
+    let mut found = Found { by_hand, ..Found::default() };
     if let (Some(item), false) = (handed_in(call, &sources), by_hand) {
-        return finish(call, vec![item.clone()], Map::from_iter([("source".into(), sources[0].into())]), false);
+        found.about = Map::from_iter([("source".into(), sources[0].into())]);
+        found.items = sift(call, &label, sources[0], vec![item.clone()], &mut found).await?;
+        return finish(call, found);
     }
-    let label =
-        |source: &str| if attempt == 0 { source.to_owned() } else { format!("attempt-{}/{source}", attempt + 1) };
     let asked = sources.iter().map(|source| {
         let request = FetchRequest {
             from: (*source).to_owned(),
@@ -232,22 +243,56 @@ async fn fetch(call: &StepCall<'_>, attempt: u32) -> Result<StepEnd, Stop> {
         if !hide.is_empty() {
             rows.rows.iter_mut().for_each(|row| row.retain(|name, _| !hide.contains(name)));
         }
+        found.truncated |= rows.truncated;
         answers.push(rows);
     }
-    let truncated = answers.iter().any(|rows| rows.truncated);
-    if let ([source], [_]) = (sources.as_slice(), answers.as_slice()) {
-        let about = Map::from_iter([
-            ("source".to_owned(), Value::from(*source)),
-            ("via".to_owned(), answers[0].via.as_str().into()),
-        ]);
-        let items = answers.swap_remove(0).rows.into_iter().map(Value::Object).collect();
-        return finish(call, items, about, truncated);
+    let one = sources.len() == 1;
+    for (source, Rows { rows, via, .. }) in sources.iter().zip(answers) {
+        let rows = rows.into_iter().map(Value::Object).collect();
+        let rows = sift(call, &label, source, rows, &mut found).await?;
+        if one {
+            found.items = rows;
+            found.about = Map::from_iter([("source".into(), (*source).into()), ("via".into(), via.into())]);
+        } else {
+            found.items.push(json!({"source": source, "key": source, "rows": rows, "via": via}));
+        }
     }
-    let items = sources
-        .iter()
-        .zip(answers)
-        .map(|(source, rows)| json!({"source": source, "key": source, "rows": rows.rows, "via": rows.via}));
-    finish(call, items.collect(), Map::new(), truncated)
+    finish(call, found)
+}
+
+/// What was read.
+#[derive(Default)]
+struct Found {
+    items: Vec<Value>,
+    about: Map<String, Value>,
+    truncated: bool,
+    /// One item was named by hand: `only` and `keep` do not apply.
+    by_hand: bool,
+    /// Left out, because they were handled before and are no worse.
+    known: usize,
+    muted: usize,
+}
+
+/// Of a source whose items have an identity only what `only` lets through, each with its standing.
+async fn sift(
+    call: &StepCall<'_>,
+    label: &impl Fn(&str) -> String,
+    source: &str,
+    items: Vec<Value>,
+    found: &mut Found,
+) -> Result<Vec<Value>, Stop> {
+    if !ledger::has_identities(source) || items.is_empty() {
+        return Ok(items);
+    }
+    let only = ledger::only(call.options);
+    let only = (!found.by_hand).then_some(only.as_slice());
+    // A list of errors is never whole: it is searched, paged, and shows what happened lately.
+    let complete = false;
+    let label = label(&format!("known-{source}"));
+    let gathered = ledger::judge(call.ctx, &label, source, items, only, complete).await?;
+    found.known += gathered.known;
+    found.muted += gathered.muted;
+    Ok(gathered.items)
 }
 
 /// The item that the trigger carries, for the fetch of its own source.
@@ -256,11 +301,14 @@ fn handed_in<'a>(call: &StepCall<'a>, sources: &[&str]) -> Option<&'a Value> {
     (trigger.kind == TriggerKind::Sentry && sources == ["sentry"]).then_some(trigger.item.as_ref()).flatten()
 }
 
-fn finish(call: &StepCall<'_>, items: Vec<Value>, about: Map<String, Value>, truncated: bool) -> Result<StepEnd, Stop> {
-    let read = items.len();
+fn finish(call: &StepCall<'_>, found: Found) -> Result<StepEnd, Stop> {
+    let Found { items, about, truncated, by_hand, known, muted } = found;
+    let sources = call.options.texts("from").len();
+    // Of several sources the rows are sifted, not the items.
+    let read = items.len() + if sources <= 1 { known + muted } else { 0 };
     let mut kept = Vec::new();
     for item in items {
-        let keep = match call.options.expr("keep") {
+        let keep = match call.options.expr("keep").filter(|_| !by_hand) {
             Some(keep) => {
                 let mut scope = call.scope.clone();
                 scope.set("item", item.clone());
@@ -280,7 +328,6 @@ fn finish(call: &StepCall<'_>, items: Vec<Value>, about: Map<String, Value>, tru
     let left_behind = kept.len().saturating_sub(take);
     kept.truncate(take);
     let rows: usize = kept.iter().map(|item| item["rows"].as_array().map_or(0, Vec::len)).sum();
-    let sources = call.options.texts("from").len();
     let mut summary = match (sources, kept.len()) {
         (0 | 1, 1) => "1 item".to_owned(),
         (0 | 1, n) => format!("{n} items"),
@@ -288,6 +335,14 @@ fn finish(call: &StepCall<'_>, items: Vec<Value>, about: Map<String, Value>, tru
     };
     if kept.len() + left_behind < read {
         summary.push_str(&format!(" of {read}"));
+    }
+    let told: Vec<String> = [(known, "known"), (muted, "muted")]
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, word)| format!("{n} {word}"))
+        .collect();
+    if !told.is_empty() {
+        summary.push_str(&format!(" ({})", told.join(", ")));
     }
     if left_behind > 0 {
         summary.push_str(&format!(", {left_behind} left for later"));
@@ -301,6 +356,8 @@ fn finish(call: &StepCall<'_>, items: Vec<Value>, about: Map<String, Value>, tru
     fields.insert("items".into(), kept.into());
     fields.insert("left_behind".into(), left_behind.into());
     fields.insert("truncated".into(), truncated.into());
+    fields.insert("known".into(), known.into());
+    fields.insert("muted".into(), muted.into());
     fields.extend(about);
     Ok(data::done(fields, summary))
 }

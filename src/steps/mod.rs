@@ -12,6 +12,7 @@ mod each;
 mod fetch;
 mod fix;
 mod intern;
+mod ledger;
 mod model;
 mod pull_request;
 mod report;

@@ -13,7 +13,7 @@ use crate::ports::durable::{DurableContext, Logic, Stop};
 use crate::ports::step::{StepCall, StepKind, Work};
 
 use super::work::{self, Needs};
-use super::{E_KIND, data, each, find};
+use super::{E_KIND, data, each, find, ledger};
 
 /// How the reason of a step begins that was skipped because an earlier one failed: it runs when the run is resumed.
 pub const AFTER_A_FAILURE: &str = "skipped after a failure: ";
@@ -46,6 +46,10 @@ pub async fn run_pipeline(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resu
     let level =
         Level { pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: run.until.as_deref() };
     let ended = level.run(ctx, scope).await?;
+    // A run that was to go only so far has taken nothing to its end.
+    if run.until.is_none() {
+        ledger::close(ctx, &pipeline.steps, &ended.results).await?;
+    }
     let failure = ended.failure();
     let headline = match ended.headline {
         Some(headline) => headline,

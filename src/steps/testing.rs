@@ -22,6 +22,7 @@ use crate::domain::activity::{
 };
 use crate::domain::definition::Pipeline;
 use crate::domain::entry::StepEnd;
+use crate::domain::finding::{FindingsRequest, Judged, Standing};
 use crate::domain::model::{Block, Message, ModelAnswer, ModelRequest, Speaker, StopReason, Usage};
 use crate::domain::money::{Cap, RoleSpend, Spend};
 use crate::domain::run::{Effects, Failure, RunLimits, RunStart, Trigger, TriggerKind};
@@ -85,6 +86,8 @@ pub(super) struct World {
     pub sink: Script<Delivery, Receipt>,
     /// Code, sandbox, ledger and publishing.
     pub work: Script<Activity, Value>,
+    /// The findings ledger, but for remembered figures: those are `work`. Knows nothing unless it is told to.
+    pub ledger: Script<FindingsRequest, Value>,
     pub signals: RefCell<BTreeMap<String, VecDeque<SignalValue>>>,
     pub now: Cell<Timestamp>,
     pub asked: RefCell<Vec<(String, Activity)>>,
@@ -143,6 +146,14 @@ impl World {
                 })
             })),
             work: RefCell::new(Box::new(code::Repo::new(vec![code::files(&[("README.md", "# api\n")])]).work())),
+            ledger: RefCell::new(Box::new(|request| {
+                Ok(match request {
+                    FindingsRequest::Judge { seen, .. } => {
+                        json!(Judged { standings: vec![Standing::New; seen.len()], gone: Vec::new(), first: true })
+                    }
+                    _ => json!({}),
+                })
+            })),
             signals: RefCell::default(),
             now: Cell::new(now),
             asked: RefCell::default(),
@@ -188,6 +199,11 @@ impl World {
     /// Code and sandbox.
     pub fn work(self, work: impl FnMut(&Activity) -> Result<Value, Stop> + 'static) -> Self {
         *self.work.borrow_mut() = Box::new(work);
+        self
+    }
+
+    pub fn ledger(self, ledger: impl FnMut(&FindingsRequest) -> Result<Value, Stop> + 'static) -> Self {
+        *self.ledger.borrow_mut() = Box::new(ledger);
         self
     }
 
@@ -367,8 +383,9 @@ impl TestContext {
             | Activity::Environment { .. }
             | Activity::Sandbox(_)
             | Activity::Code(_)
-            | Activity::Findings(_)
+            | Activity::Findings(FindingsRequest::Remember { .. })
             | Activity::Publish(_) => (world.work.borrow_mut())(activity)?,
+            Activity::Findings(request) => (world.ledger.borrow_mut())(request)?,
             Activity::Deliver(delivery) => json!((world.sink.borrow_mut())(delivery)?),
             Activity::Account => json!(world.account()),
             Activity::Keep { name, text } => {

@@ -289,7 +289,7 @@ fn an_item_that_the_trigger_carries_is_the_only_one_and_still_passes_keep() {
     let ran = run(7);
     assert_eq!(
         (ran.paths("fetch").len(), ran.result("errors")["items"].clone()),
-        (0, json!([{"key": "E1", "users": 7}]))
+        (0, json!([{"key": "E1", "users": 7, "standing": "new"}]))
     );
     assert_eq!(run(1).result("errors")["count"], 0);
 }
