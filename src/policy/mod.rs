@@ -5,4 +5,5 @@ pub mod due;
 pub mod findings;
 pub mod proof;
 pub mod redact;
+pub mod scan;
 pub mod suite;
