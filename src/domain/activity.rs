@@ -36,6 +36,8 @@ pub enum Activity {
     Sandbox(SandboxRequest),
     /// Compares, applies and picks from trees. Yields [`Difference`] or [`NewTree`].
     Code(CodeRequest),
+    /// Reads passages of files of a tree. Yields [`Passages`].
+    Lines(LinesRequest),
     /// Asks the findings ledger, or tells it. Yields `finding::Judged`, or an object.
     Findings(FindingsRequest),
     /// Publishes a ticket or a pull request. Acts outside. Yields `proposal::Published`.
@@ -64,6 +66,7 @@ impl Activity {
             Self::Environment { .. } => "environment",
             Self::Sandbox(_) => "sandbox",
             Self::Code(_) => "code",
+            Self::Lines(_) => "lines",
             Self::Findings(_) => "findings",
             Self::Publish(_) => "publish",
         }
@@ -81,6 +84,7 @@ impl Activity {
             | Self::Environment { .. }
             | Self::Sandbox(_)
             | Self::Code(_)
+            | Self::Lines(_)
             | Self::Findings(_) => Care::Pure,
         }
     }
@@ -150,6 +154,32 @@ pub enum CodeRequest {
     /// `base` with its tests as in `new` and all else as it was: whole files that are tests, and of other Rust files the test
     /// modules. Yields [`NewTree`].
     Tests { base: TreeId, new: TreeId },
+}
+
+/// Passages of many files at once.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinesRequest {
+    pub tree: TreeId,
+    pub wanted: Vec<Passage>,
+}
+
+/// Some lines of one file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passage {
+    /// Relative to the repository.
+    pub path: String,
+    /// From 1; 0: none, only whether the file is there.
+    pub from: u32,
+    /// Inclusive.
+    pub to: u32,
+}
+
+/// What stands there.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passages {
+    /// One for each that was wanted, in their order; lines that do not exist are left out, long ones cut. `None`: no such file,
+    /// or it is no text.
+    pub texts: Vec<Option<String>>,
 }
 
 /// The difference of two trees, for rules and for people.

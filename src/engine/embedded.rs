@@ -284,6 +284,7 @@ impl Context {
             | Activity::Publish(_)
             | Activity::Findings(_)
             | Activity::Code(_)
+            | Activity::Lines(_)
             | Activity::Account
             | Activity::Keep { .. } => None,
         }

@@ -103,6 +103,7 @@ impl Executor {
                     Activity::Environment { base } => self.environment(&at, base, halt).await.map(|prepared| raw(&prepared)),
                     Activity::Sandbox(request) => self.sandbox(&at, request, halt).await.map(|answer| raw(&answer)),
                     Activity::Code(request) => self.code(request).await,
+                    Activity::Lines(request) => self.lines(request).await.map(|passages| raw(&passages)),
                     Activity::Findings(request) => self.findings(&at, request).await,
                     Activity::Model(_) | Activity::Deliver(_) | Activity::Publish(_) => {
                         unreachable!("handled above")

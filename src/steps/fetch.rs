@@ -284,15 +284,17 @@ async fn sift(
     if !ledger::has_identities(source) || items.is_empty() {
         return Ok(items);
     }
-    let only = ledger::only(call.options);
-    let only = (!found.by_hand).then_some(only.as_slice());
+    let mut items = items;
     // A list of errors is never whole: it is searched, paged, and shows what happened lately.
     let complete = false;
-    let label = label(&format!("known-{source}"));
-    let gathered = ledger::judge(call.ctx, &label, source, items, only, complete).await?;
-    found.known += gathered.known;
-    found.muted += gathered.muted;
-    Ok(gathered.items)
+    ledger::judge(call.ctx, &label(&format!("known-{source}")), source, &mut items, complete).await?;
+    if found.by_hand {
+        return Ok(items);
+    }
+    let sifted = ledger::sift(items, &ledger::only(call.options));
+    found.known += sifted.known;
+    found.muted += sifted.muted;
+    Ok(sifted.items)
 }
 
 /// The item that the trigger carries, for the fetch of its own source.

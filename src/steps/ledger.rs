@@ -58,7 +58,7 @@ pub(super) fn keys(item: &Value) -> Vec<String> {
 pub(super) fn seen(item: &Value) -> Option<Seen> {
     let number = |name: &str| item.get(name).and_then(Value::as_f64).filter(|number| *number > 0.0);
     let text = |name: &str| item.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
-    let place = match (text("file"), item.get("line").and_then(Value::as_u64)) {
+    let place = match (text("file"), item.get("line").and_then(Value::as_u64).filter(|line| *line > 0)) {
         (Some(file), Some(line)) => format!("{file}:{line}"),
         (Some(file), None) => file.to_owned(),
         (None, _) => text("culprit").or(text("project")).unwrap_or_default().to_owned(),
@@ -75,47 +75,48 @@ fn cut(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(MOST_TEXT).collect()
 }
 
-/// Items with what the ledger says of them.
-pub(super) struct Gathered {
-    /// Each with its `standing`.
+/// Asks the ledger about items of a source, and gives each its `standing`. Those without a key are new.
+pub(super) async fn judge(
+    ctx: &dyn DurableContext,
+    label: &str,
+    source: &str,
+    items: &mut [Value],
+    complete: bool,
+) -> Result<Judged, Stop> {
+    let seen: Vec<Seen> = items.iter().filter_map(seen).collect();
+    let request = FindingsRequest::Judge { source: source.to_owned(), seen, complete };
+    let judged: Judged = ctx.perform(label, Activity::Findings(request)).await?.decode()?;
+    let mut standings = judged.standings.iter();
+    for item in items {
+        let known = key(item).and_then(|_| standings.next().copied());
+        if let Value::Object(fields) = item {
+            fields.insert("standing".into(), known.unwrap_or(Standing::New).as_str().into());
+        }
+    }
+    Ok(judged)
+}
+
+/// Items that a step yields, and how many it leaves out.
+pub(super) struct Sifted {
     pub items: Vec<Value>,
     /// Left out, because they are known.
     pub known: usize,
     /// Left out, because a person muted them.
     pub muted: usize,
-    pub judged: Judged,
 }
 
-/// Asks the ledger about items of a source. Those without a key are new; `only`: `None` lets all of them through.
-pub(super) async fn judge(
-    ctx: &dyn DurableContext,
-    label: &str,
-    source: &str,
-    items: Vec<Value>,
-    only: Option<&[Standing]>,
-    complete: bool,
-) -> Result<Gathered, Stop> {
-    let seen: Vec<Seen> = items.iter().filter_map(seen).collect();
-    let request = FindingsRequest::Judge { source: source.to_owned(), seen, complete };
-    let judged: Judged = ctx.perform(label, Activity::Findings(request)).await?.decode()?;
-    let mut standings = judged.standings.iter();
-    let mut gathered = Gathered { items: Vec::new(), known: 0, muted: 0, judged: Judged::default() };
-    for mut item in items {
-        let standing = match key(&item) {
-            Some(_) => standings.next().copied().unwrap_or(Standing::New),
-            None => Standing::New,
-        };
-        if let Value::Object(fields) = &mut item {
-            fields.insert("standing".into(), standing.as_str().into());
-        }
-        match standing {
-            _ if only.is_none_or(|only| only.contains(&standing)) => gathered.items.push(item),
-            Standing::Muted => gathered.muted += 1,
-            _ => gathered.known += 1,
+/// Of judged items those whose standing is in `only`.
+pub(super) fn sift(items: Vec<Value>, only: &[Standing]) -> Sifted {
+    let mut sifted = Sifted { items: Vec::new(), known: 0, muted: 0 };
+    for item in items {
+        let standing = item.get("standing").and_then(Value::as_str).and_then(|word| word.parse().ok());
+        match standing.unwrap_or(Standing::New) {
+            standing if only.contains(&standing) => sifted.items.push(item),
+            Standing::Muted => sifted.muted += 1,
+            _ => sifted.known += 1,
         }
     }
-    gathered.judged = judged;
-    Ok(gathered)
+    sifted
 }
 
 /// What one source of the ledger is told at the end.

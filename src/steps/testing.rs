@@ -383,6 +383,7 @@ impl TestContext {
             | Activity::Environment { .. }
             | Activity::Sandbox(_)
             | Activity::Code(_)
+            | Activity::Lines(_)
             | Activity::Findings(FindingsRequest::Remember { .. })
             | Activity::Publish(_) => (world.work.borrow_mut())(activity)?,
             Activity::Findings(request) => (world.ledger.borrow_mut())(request)?,

@@ -126,16 +126,6 @@ fn until_stops_after_its_step() {
 }
 
 #[test]
-fn a_kind_of_a_later_version_says_so() {
-    let ran =
-        World::new().run("  - id: found\n    scan: {first_run: baseline}\n  - id: news\n    report: {from: found}\n");
-    let end = ran.end.clone().unwrap();
-    assert_eq!((end.outcome, end.failure.unwrap().code.as_str()), (Outcome::Blocked, "E-KIND"));
-    assert!(ran.reason("found").contains("`scan` come with a later version"));
-    assert_eq!(ran.delivered().len(), 1);
-}
-
-#[test]
 fn a_condition_without_a_value_fails_its_step() {
     let ran = World::new().rows(json!([{"n": 1}])).run(
         "

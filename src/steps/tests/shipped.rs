@@ -94,8 +94,13 @@ fn on_a_usual_day_the_boss_is_not_asked() {
 }
 
 #[test]
-fn what_needs_a_later_version_says_so_before_any_money_is_spent() {
-    let ran = World::new().run_pipeline(&shipped("code-health.yaml"));
+fn what_the_code_lacks_is_said_before_any_money_is_spent() {
+    let world = World::new();
+    *world.work.borrow_mut() = Box::new(|_| {
+        let failure = crate::domain::run::Failure::new("E-REPOSITORY", "there is no such repository");
+        Err(crate::ports::durable::Stop::Blocked(failure))
+    });
+    let ran = world.run_pipeline(&shipped("code-health.yaml"));
     assert_eq!((ran.outcome(), ran.paths("model").len()), ("blocked", 0));
     assert_eq!(ran.delivered().len(), 1);
 }

@@ -1,0 +1,87 @@
+//! Passages of files, as an activity: what stands at the places that scanners report.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::domain::activity::{LinesRequest, Passage, Passages};
+use crate::domain::run::Failure;
+use crate::ports::durable::Stop;
+use crate::workspace::{Error, RepoPath, Repository};
+
+use super::executor::Executor;
+use super::workshop::{E_REPOSITORY, workspace_stop};
+
+/// A file above this is no source code, in bytes.
+const MOST_FILE: u64 = 4 * 1024 * 1024;
+/// Lines of one passage, and characters of one line.
+const MOST_LINES: u32 = 200;
+const MOST_LINE: usize = 400;
+
+impl Executor {
+    /// The wanted passages of a tree of the run's repository.
+    pub(super) async fn lines(&self, request: &LinesRequest) -> Result<Passages, Stop> {
+        let workshop = self
+            .bound
+            .workshop
+            .clone()
+            .ok_or_else(|| Stop::Blocked(Failure::new(E_REPOSITORY, "this process works on no code")))?;
+        let (bound, request) = (self.bound.clone(), request.clone());
+        let read = tokio::task::spawn_blocking(move || {
+            let source = workshop.source(&bound.pipeline, &bound.settings, &bound.profile)?;
+            passages(&source.repository, &request).map_err(workspace_stop)
+        });
+        read.await.unwrap_or_else(|lost| {
+            Err(Stop::Failed(Failure::new("E-PANIC", format!("reading the code broke: {lost}"))))
+        })
+    }
+}
+
+/// Reads each file once. Blocking.
+fn passages(repository: &Arc<Repository>, request: &LinesRequest) -> Result<Passages, Error> {
+    let tree = repository.snapshot(&request.tree)?;
+    let mut files: HashMap<&str, Option<String>> = HashMap::new();
+    let mut texts = Vec::with_capacity(request.wanted.len());
+    for wanted in &request.wanted {
+        if !files.contains_key(wanted.path.as_str()) {
+            let read = RepoPath::parse(&wanted.path).and_then(|path| tree.read(&path, MOST_FILE));
+            let text = match read {
+                Ok(bytes) => String::from_utf8(bytes).ok().filter(|text| !text.contains('\0')),
+                Err(error) if error.is_reply() => None,
+                Err(error) => return Err(error),
+            };
+            files.insert(&wanted.path, text);
+        }
+        let text = files.get(wanted.path.as_str()).and_then(Option::as_ref);
+        texts.push(text.map(|text| passage(text, wanted)));
+    }
+    Ok(Passages { texts })
+}
+
+fn passage(text: &str, wanted: &Passage) -> String {
+    let Some(skip) = wanted.from.checked_sub(1) else { return String::new() };
+    let count = wanted.to.saturating_sub(skip).min(MOST_LINES);
+    let lines = text.lines().skip(skip as usize).take(count as usize);
+    let cut = |line: &str| line.chars().filter(|c| *c == '\t' || !c.is_control()).take(MOST_LINE).collect::<String>();
+    lines.map(cut).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_passage_is_what_stands_between_two_lines_as_far_as_they_exist() {
+        let text = "one\r\ntwo\n\tthree\u{1b}[2J\nfour";
+        let of = |from, to| passage(text, &Passage { path: String::new(), from, to });
+        assert_eq!(of(1, 2), "one\ntwo");
+        assert_eq!(of(3, 3), "\tthree[2J");
+        assert_eq!(of(4, 9), "four");
+        assert_eq!(of(9, 12), "");
+        assert_eq!(of(0, 0), "");
+        assert_eq!(of(3, 2), "");
+        let long = "x".repeat(1_000);
+        assert_eq!(passage(&long, &Passage { path: String::new(), from: 1, to: 1 }).len(), MOST_LINE);
+        let many = "x\n".repeat(1_000);
+        assert_eq!(passage(&many, &Passage { path: String::new(), from: 1, to: u32::MAX }).lines().count(), 200);
+    }
+}
