@@ -8,7 +8,7 @@
 //! | 1 | `base` `diag` | clock, ids, secrets, scope, money · spans, the YAML node tree, the caret renderer |
 //! | 2 | `expr` | the dialect's types and CEL: parse, check, evaluate; pure |
 //! | 3 | `domain` | plain data: the checked definition, run, activity, transcript, report, entry; no I/O, no async |
-//! | 4 | `ports` `policy` | one file per seam: trait + `…Kind` row + error · pure rules |
+//! | 4 | `ports` `policy` `render` | one file per seam: trait + `…Kind` row + error · pure rules · untrusted text made fit for people |
 //! | 5 | `config` `journal` `clients` `workspace` `isolation` | settings and profiles · SQLite, the only truth · the one place where a secret is exposed · git, trees, files of repositories · running a command confined |
 //! | 6 | `pipeline` `models` `sources` `tools` `sinks` `sandboxes` `publishers` | parse → check · adapters, one file each |
 //! | 7 | `agent` | the boss loop, the intern call |
@@ -26,6 +26,7 @@ pub mod expr;
 pub mod domain;
 pub mod ports;
 pub mod policy;
+pub mod render;
 pub mod config;
 pub mod journal;
 pub mod clients;

@@ -1,10 +1,11 @@
-//! What everything else stands on: clock, ids, money, secret strings, tracked tasks, retry maths, hashes.
+//! What everything else stands on: clock, ids, money, secret strings, tracked tasks, retry maths, hashes, whole files.
 //!
 //! Nothing here knows about pipelines. Time, randomness and the process environment are read only here.
 
 pub mod base64;
 pub mod clock;
 pub mod env;
+pub mod files;
 pub mod hash;
 pub mod ids;
 pub mod money;

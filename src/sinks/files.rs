@@ -3,13 +3,14 @@
 //! A report is found again by the delivery's key, which stands in the front matter of its file: the same key never makes a
 //! second file, a changed report (a capped run that went on) replaces its own. Files appear whole or not at all.
 
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::page::{Page, TranscriptItem};
 use super::{markdown, page, text};
 use crate::base::BoxFuture;
+use crate::base::files::{create, replace};
 use crate::base::hash::Hash;
 use crate::domain::activity::{Delivery, Receipt};
 use crate::domain::view::{RunLine, RunView};
@@ -126,52 +127,6 @@ pub fn write_index(out: &Path, runs: &[RunLine]) -> io::Result<PathBuf> {
     let path = out.join("index.html");
     replace(&path, page::index(runs).as_bytes())?;
     Ok(path)
-}
-
-/// Replaces a file in one step: readers see the old or the new one.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = write_beside(path, bytes)?;
-    std::fs::rename(&temporary, path).inspect_err(|_| drop(std::fs::remove_file(&temporary)))?;
-    sync_folder(path)
-}
-
-/// Creates a file in one step; `false` if the name is taken.
-fn create(path: &Path, bytes: &[u8]) -> io::Result<bool> {
-    let temporary = write_beside(path, bytes)?;
-    let taken = match std::fs::hard_link(&temporary, path) {
-        Ok(()) => false,
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => true,
-        // A file system without hard links: the names of one run are its own, so a plain rename will do.
-        Err(_) if !path.exists() => {
-            std::fs::rename(&temporary, path)?;
-            sync_folder(path)?;
-            return Ok(true);
-        }
-        Err(error) => {
-            drop(std::fs::remove_file(&temporary));
-            return Err(error);
-        }
-    };
-    std::fs::remove_file(&temporary)?;
-    sync_folder(path)?;
-    Ok(!taken)
-}
-
-/// The content in a file of its own, on disk, named by its hash: two writers of different contents never share it.
-fn write_beside(path: &Path, bytes: &[u8]) -> io::Result<PathBuf> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", Hash::of(bytes).short()));
-    let mut file = std::fs::File::create(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    Ok(temporary)
-}
-
-fn sync_folder(path: &Path) -> io::Result<()> {
-    match path.parent() {
-        Some(folder) => std::fs::File::open(folder)?.sync_all(),
-        None => Ok(()),
-    }
 }
 
 #[cfg(test)]

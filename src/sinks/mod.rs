@@ -1,7 +1,6 @@
 //! Sinks: one file per place where reports go, and the pure renderers that they and the CLI share.
 //!
-//! Everything a report holds may come from a model, so every renderer escapes all of it: `text` strips what cannot be seen,
-//! `markdown`, `page`, `chart` and `terminal` each escape for their own language. No renderer does I/O; `files` writes.
+//! Everything a report holds may come from a model, so every renderer escapes all of it with what `render` has for it. No renderer does I/O; `files` writes.
 //! A new sink is a file here, a `mod` line and a row of [`ALL`].
 
 pub mod chart;
@@ -10,9 +9,9 @@ mod later;
 pub mod markdown;
 pub mod page;
 pub mod terminal;
-pub mod text;
 
 use crate::ports::sink::SinkKind;
+pub use crate::render::text;
 
 pub const ALL: &[SinkKind] = &[files::KIND, terminal::KIND, later::SLACK, later::GITHUB, later::LOCAL_BRANCH];
 

@@ -9,7 +9,7 @@ const ROWS: &[&[&str]] = &[
     &["base", "diag"],
     &["expr"],
     &["domain"],
-    &["ports", "policy"],
+    &["ports", "policy", "render"],
     &["config", "journal", "clients", "workspace", "isolation"],
     &["pipeline", "models", "sources", "tools", "sinks", "sandboxes", "publishers"],
     &["agent"],
