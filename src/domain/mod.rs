@@ -3,6 +3,7 @@
 pub mod activity;
 pub mod code;
 pub mod definition;
+pub mod diff;
 pub mod entry;
 pub mod finding;
 pub mod model;

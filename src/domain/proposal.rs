@@ -1,8 +1,10 @@
 //! What the host is asked to publish: typed, with destinations from YAML and configuration only.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::code::TreeId;
+use super::diff::DiffRules;
 use super::proof::Evidence;
 use super::run::Effects;
 
@@ -11,8 +13,14 @@ use super::run::Effects;
 pub struct Proposal {
     /// `tickets` or `pull_requests`: the name that the profile binds.
     pub sink: String,
-    /// By which the publisher finds what it already made; the same for the same cause in every run. Fit for a file name.
+    /// By which the publisher finds what it already made; the same for the same cause in every run. Fit for a file name: words for
+    /// people, and behind the last `-` a hash in hex, which alone is the identity.
     pub key: String,
+    /// What it is about: of findings and errors. A ticket is found by any of them too. Sorted.
+    #[serde(default)]
+    pub fingerprints: Vec<String>,
+    /// When the run began: the time that commits bear.
+    pub at: Timestamp,
     pub effects: Effects,
     /// Pipeline, its hash and the run: the provenance marker.
     pub pipeline: String,
@@ -26,7 +34,7 @@ pub struct Proposal {
 pub enum Proposed {
     Ticket(Box<TicketText>),
     PullRequest(Box<PullRequestText>),
-    /// The findings of a ticket are gone.
+    /// What has these fingerprints is gone. The ticket is closed when nothing of it is left. With none: all of it is gone.
     CloseTicket {
         why: String,
     },
@@ -78,6 +86,8 @@ pub struct PullRequestText {
     pub patch: String,
     pub new_tree: TreeId,
     pub evidence: Evidence,
+    /// What the pipeline lets the patch do.
+    pub rules: DiffRules,
     /// What the reviewer said and what was done about it: (round, verdict, text).
     pub review: Vec<(u32, String, String)>,
     pub labels: Vec<String>,
@@ -86,6 +96,24 @@ pub struct PullRequestText {
     pub max_open: Option<u32>,
     pub cost_usd: f64,
     pub models: Vec<String>,
+}
+
+impl Proposal {
+    /// The hash behind the last `-` of the key.
+    pub fn id(&self) -> &str {
+        self.key.rsplit_once('-').map_or(&self.key, |(_, id)| id)
+    }
+}
+
+impl PublishState {
+    /// Something is there that was not before, or is otherwise now.
+    pub fn acted(self) -> bool {
+        matches!(self, Self::Opened | Self::Updated | Self::Closed)
+    }
+    /// Something is there that the receipt names.
+    pub fn is_there(self) -> bool {
+        self.acted() || self == Self::Unchanged
+    }
 }
 
 /// What became of a proposal.
@@ -110,4 +138,6 @@ pub enum PublishState {
     WouldHave,
     /// A person closed it, or it is muted: left alone.
     LeftAlone,
+    /// A cap holds it back; the note says which.
+    Refused,
 }
