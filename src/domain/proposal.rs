@@ -49,6 +49,9 @@ pub struct TicketText {
     pub harm: String,
     /// In order, each with a heading: root cause, why it was not fixed, …
     pub sections: Vec<(String, String)>,
+    /// Likewise, shown as code: a stack trace, a failing test's words.
+    #[serde(default)]
+    pub code: Vec<(String, String)>,
     pub findings: Vec<TicketFinding>,
     /// What a machine could check.
     pub accept: Vec<String>,

@@ -11,6 +11,28 @@ pub fn inline(text: &str) -> String {
     at_start(within(text))
 }
 
+/// Paragraphs: what an empty line parts.
+pub fn block(found: &str) -> String {
+    let cleaned = text::clean(found);
+    let parts = cleaned.split("\n\n").map(inline).filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("\n\n")
+}
+
+/// Lines as code, in a fence that is longer than any within.
+pub fn fenced(found: &str) -> String {
+    let cleaned = text::clean(found);
+    let mut longest = 0;
+    let mut current = 0;
+    for c in cleaned.chars() {
+        current = if c == '`' { current + 1 } else { 0 };
+        longest = longest.max(current);
+    }
+    let fence = "`".repeat(longest.max(2) + 1);
+    // Text that stands alone on its line at the margin could pass for a line of ours to a reader that looks line by line.
+    let lines: Vec<String> = cleaned.trim_end().lines().map(|line| format!(" {}", line.trim_end())).collect();
+    format!("{fence}text\n{}\n{fence}", lines.join("\n"))
+}
+
 /// The same for a place within a line, such as a cell of a table. Paired backticks stay: code is inert.
 pub fn within(text: &str) -> String {
     let line = text::line(text);

@@ -10,7 +10,7 @@ use super::text;
 use crate::domain::report::{Chart, Footer, Link, Report, ReportBlock};
 use crate::domain::run::Effects;
 pub use crate::render::markdown::inline;
-use crate::render::markdown::{code, within};
+use crate::render::markdown::{block as paragraphs, code, within};
 
 /// The whole document, ending in a newline.
 pub fn render(report: &Report) -> String {
@@ -47,12 +47,6 @@ fn block(block: &ReportBlock, report: &Report) -> String {
         ReportBlock::Links { items } => items.iter().map(|item| link(item, report)).collect::<Vec<_>>().join("\n"),
         ReportBlock::Notice { text } => format!("> ⚠ {}", inline(text)),
     }
-}
-
-fn paragraphs(text: &str) -> String {
-    let cleaned = text::clean(text);
-    let parts = cleaned.split("\n\n").map(inline).filter(|part| !part.is_empty());
-    parts.collect::<Vec<_>>().join("\n\n")
 }
 
 fn bullets(items: &[String]) -> String {

@@ -1,0 +1,309 @@
+//! A draft pull request as text: facts gathered from the evidence, and the body as Markdown. Pure.
+//!
+//! The sections and their order are those of every surface: what was wrong, what changes, the proof as a table of receipts, the
+//! review, the limits, and folded at the end the evidence, the cost and where it comes from. Nothing here is decided by a model:
+//! its texts stand in their sections, escaped; every number and every "passed" comes from the evidence.
+
+use crate::base::hash::Hash;
+use crate::domain::proof::{CaseState, Evidence, Proven, Stage, StageKind};
+use crate::domain::proposal::{Proposal, PullRequestText};
+use crate::domain::sandbox::CommandReceipt;
+use crate::policy::proof;
+use crate::render::markdown::{block, code, fenced, inline, within};
+use crate::render::text;
+
+use super::patch::{self, FilePatch};
+
+/// Names of tests that are listed one by one.
+const MOST_NAMES: usize = 30;
+
+/// One line of the table of receipts.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Line {
+    /// What it shows.
+    pub shows: &'static str,
+    /// It is as it must be. `None`: neither good nor bad.
+    pub good: Option<bool>,
+    pub command: String,
+    pub result: String,
+    /// What the failing test said.
+    pub said: Vec<(String, String)>,
+    pub took: String,
+    pub tree: String,
+    pub output: String,
+}
+
+/// Everything that both renderings show.
+pub(super) struct Draft<'a> {
+    pub proposal: &'a Proposal,
+    pub text: &'a PullRequestText,
+    pub branch: &'a str,
+    pub proven: Proven,
+    pub lines: Vec<Line>,
+    pub files: Vec<FilePatch>,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(proposal: &'a Proposal, pr: &'a PullRequestText, branch: &'a str) -> Self {
+        // The executor refused whatever is not proved; should it ever come here, the page says nothing was.
+        let proven = proof::judge(&pr.evidence).unwrap_or_default();
+        let lines = pr.evidence.stages.iter().map(|stage| line(stage, &proven)).collect();
+        Self { proposal, text: pr, branch, proven, lines, files: patch::parse(&pr.patch) }
+    }
+
+    pub fn title(&self) -> String {
+        title(self.text)
+    }
+
+    /// `2 files, +9 −3`.
+    pub fn size(&self) -> String {
+        let (added, removed) = self.files.iter().fold((0, 0), |(a, r), file| (a + file.added, r + file.removed));
+        format!("{}, +{added} −{removed}", text::counted(self.files.len() as u64, "file"))
+    }
+
+    /// The proof in one sentence.
+    pub fn verdict(&self) -> String {
+        if self.proven.red_then_green.is_empty() {
+            return "Nothing is proved".into();
+        }
+        let tests = text::counted(self.proven.red_then_green.len() as u64, "new test");
+        let because = self.proven.because.as_deref().map(|why| format!(" with “{}”", text::fit(&text::line(why), 80)));
+        let (fails, passes) =
+            if self.proven.red_then_green.len() == 1 { ("fails", "passes") } else { ("fail", "pass") };
+        format!(
+            "{tests} {fails} on the base{} and {passes} with the patch; {} that passed before pass now",
+            because.unwrap_or_default(),
+            text::counted(u64::from(self.proven.unchanged), "other test")
+        )
+    }
+
+    /// The command by which the failure shows itself: the base with the new tests alone.
+    pub fn reproduce(&self) -> Option<&CommandReceipt> {
+        stage(&self.text.evidence, StageKind::Reproduced).map(|stage| &stage.receipt)
+    }
+
+    /// How it ran: sandbox, isolation, network, what stayed open.
+    pub fn confined(&self) -> Vec<String> {
+        let mut lines: Vec<String> = Vec::new();
+        for stage in &self.text.evidence.stages {
+            let receipt = &stage.receipt;
+            let mut line = format!("{} ({}), network: {}", receipt.provider, receipt.isolation, receipt.network);
+            match receipt.gaps.is_empty() {
+                true => line.push_str(", no known gap"),
+                false => line.push_str(&format!("; not closed here: {}", receipt.gaps.join("; "))),
+            }
+            let line = text::line(&line);
+            if !lines.contains(&line) {
+                lines.push(line);
+            }
+        }
+        lines
+    }
+
+    /// What was not checked.
+    pub fn limits(&self) -> Vec<String> {
+        let mut limits = self.text.limits.clone();
+        limits.extend(self.text.evidence.noted.iter().map(|note| format!("the diff policy notes: {note}")));
+        let some = |names: &[String], what: &str| {
+            let more = names.len().saturating_sub(MOST_NAMES);
+            let list: Vec<&str> = names.iter().take(MOST_NAMES).map(String::as_str).collect();
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            (!names.is_empty()).then(|| format!("{what}: {}{more}", list.join(", ")))
+        };
+        limits.extend(some(&self.proven.flaky, "these tests are flaky, so they prove nothing"));
+        limits.extend(some(&self.proven.known_failures, "these tests fail on the base and still do"));
+        limits
+    }
+
+    /// (name, value) of everything that is compared by hash.
+    pub fn hashes(&self) -> Vec<(&'static str, String)> {
+        let evidence = &self.text.evidence;
+        let environment = evidence.stages.first().map(|stage| stage.receipt.environment.to_string());
+        let mut hashes = vec![
+            ("base commit", evidence.base.commit.to_string()),
+            ("base tree", evidence.base.tree.to_string()),
+            ("tree of the base with the new tests", evidence.test_tree.to_string()),
+            ("tree with the patch", evidence.new_tree.to_string()),
+            ("patch (SHA-256)", evidence.patch.to_string()),
+        ];
+        hashes.extend(environment.map(|hash| ("environment", hash)));
+        hashes
+    }
+
+    /// By which we find it again, for a reader's machine.
+    pub fn marker(&self) -> String {
+        let prints = Hash::of(self.proposal.fingerprints.join("\n")).short();
+        format!("nightcrew: {} {prints} {} {}", self.proposal.key, self.proposal.pipeline, self.proposal.definition)
+    }
+}
+
+pub(super) fn title(pr: &PullRequestText) -> String {
+    let title = text::fit(&text::line(&pr.title), 120);
+    if title.is_empty() { "Fix an error".into() } else { title }
+}
+
+pub(super) fn stage(evidence: &Evidence, kind: StageKind) -> Option<&Stage> {
+    evidence.stages.iter().find(|stage| stage.kind == kind)
+}
+
+fn line(stage: &Stage, proven: &Proven) -> Line {
+    let receipt = &stage.receipt;
+    let count = |state| stage.suite.cases.iter().filter(|case| case.state == state).count();
+    let (passed, failed, skipped) = (count(CaseState::Passed), count(CaseState::Failed), count(CaseState::Skipped));
+    let mut result = match (receipt.exit, receipt.signal, &receipt.stopped) {
+        (_, _, Some(limit)) => format!("stopped by the limit `{limit}`"),
+        (Some(code), ..) => format!("exit {code}"),
+        (None, Some(signal), None) => format!("ended by signal {signal}"),
+        (None, None, None) => "no exit code".into(),
+    };
+    if !stage.suite.cases.is_empty() {
+        result.push_str(&format!(" · {passed} passed, {failed} failed, {skipped} skipped"));
+    }
+    let red = stage.kind == StageKind::Reproduced;
+    let told =
+        stage.suite.cases.iter().filter(|case| red && case.state == CaseState::Failed && !case.message.is_empty());
+    let told = told.filter(|case| proven.red_then_green.contains(&case.name)).take(5);
+    let good = match stage.kind {
+        StageKind::Base | StageKind::BaseAgain => None,
+        StageKind::Reproduced => Some(failed > 0),
+        StageKind::Patched | StageKind::PatchedAgain => Some(receipt.succeeded() || !proven.known_failures.is_empty()),
+    };
+    Line {
+        shows: match stage.kind {
+            StageKind::Base => "the suite on the base",
+            StageKind::BaseAgain => "once more on the base",
+            StageKind::Reproduced => "the new test on the base: red",
+            StageKind::Patched => "the suite with the patch: green",
+            StageKind::PatchedAgain => "once more with the patch",
+        },
+        good,
+        command: text::line(&receipt.command),
+        result: text::line(&result),
+        said: told.map(|case| (text::line(&case.name), text::fit(&text::clean(&case.message), 600))).collect(),
+        took: text::duration(std::time::Duration::from_millis(receipt.duration_ms)),
+        tree: receipt.tree.short().to_owned(),
+        output: receipt.output.short(),
+    }
+}
+
+/// The body as Markdown, from "What was wrong" on.
+pub(super) fn body(draft: &Draft<'_>) -> String {
+    let pr = draft.text;
+    let mut parts = vec![format!("# {}", inline(&draft.title()))];
+    parts.push(format!(
+        "Draft · `{}` · {} · nothing is merged or marked ready without a person",
+        code(draft.branch),
+        inline(&draft.size())
+    ));
+    parts.push(format!("## What was wrong\n\n{}", or_unknown(&pr.cause)));
+    let mut change = format!("## What changes\n\n{}", or_unknown(&pr.change));
+    if !pr.fixes.is_empty() {
+        let fixes: Vec<String> = pr.fixes.iter().map(|fixed| format!("Fixes {}", within(fixed))).collect();
+        change.push_str(&format!("\n\n{}", fixes.join(" · ")));
+    }
+    if let Some(receipt) = draft.reproduce() {
+        let command = fenced(&receipt.command);
+        change.push_str(&format!("\n\nTo see it fail: put the new tests on the base and run\n\n{command}"));
+    }
+    parts.push(change);
+    parts.push(proof_section(draft));
+    parts.push(review(pr));
+    let limits: Vec<String> = draft.limits().iter().map(|limit| format!("- {}", inline(limit))).collect();
+    let limits = if limits.is_empty() { "- none is known".to_owned() } else { limits.join("\n") };
+    parts.push(format!("## Limits\n\n{limits}"));
+    parts.push(folded(draft));
+    parts.push(format!("`{}`", code(&draft.marker())));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n") + "\n"
+}
+
+fn or_unknown(found: &str) -> String {
+    let shown = block(found);
+    if shown.is_empty() { "Nothing was said about it.".into() } else { shown }
+}
+
+fn proof_section(draft: &Draft<'_>) -> String {
+    let base = &draft.text.evidence.base;
+    let mut out = format!("## Proof\n\n{}\n\n", inline(&format!("{}.", draft.verdict())));
+    out.push_str("| what the host ran | command | result | took | tree |\n| --- | --- | --- | ---: | --- |\n");
+    out.push_str(&format!(
+        "| base | `{}` of {} | commit `{}` |  | `{}` |\n",
+        code(&base.reference),
+        within(&base.origin),
+        base.commit.short(),
+        base.tree.short()
+    ));
+    for line in &draft.lines {
+        out.push_str(&format!(
+            "| {} | `{}` | {} | {} | `{}` |\n",
+            line.shows,
+            code(&line.command),
+            within(&line.result),
+            line.took,
+            line.tree
+        ));
+    }
+    for (name, said) in draft.lines.iter().flat_map(|line| &line.said) {
+        out.push_str(&format!("\n`{}` on the base says:\n\n{}\n", code(name), fenced(said)));
+    }
+    let names = |title: &str, names: &[String]| {
+        if names.is_empty() {
+            return String::new();
+        }
+        let list: Vec<String> = names.iter().take(MOST_NAMES).map(|name| format!("`{}`", code(name))).collect();
+        let more = names.len().saturating_sub(MOST_NAMES);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        format!("\n- {title}: {}{more}", list.join(", "))
+    };
+    let proven = &draft.proven;
+    out.push_str(&names("red, then green", &proven.red_then_green));
+    out.push_str(&names("fixed beside them", &proven.also_fixed));
+    out.push_str(&names("flaky", &proven.flaky));
+    out.push_str(&names("fail on the base and still do", &proven.known_failures));
+    for line in draft.confined() {
+        out.push_str(&format!("\n- sandbox: {}", within(&line)));
+    }
+    out
+}
+
+fn review(pr: &PullRequestText) -> String {
+    if pr.review.is_empty() {
+        return "## Review\n\nNo second model has read it.".into();
+    }
+    let rounds: Vec<String> = pr
+        .review
+        .iter()
+        .map(|(round, verdict, said)| format!("- round {round}, **{}**: {}", within(verdict), within(said)))
+        .collect();
+    format!("## Review\n\n{}", rounds.join("\n"))
+}
+
+fn folded(draft: &Draft<'_>) -> String {
+    let (proposal, pr) = (draft.proposal, draft.text);
+    let mut lines: Vec<String> =
+        draft.hashes().into_iter().map(|(name, hash)| format!("- {name}: `{}`", code(&hash))).collect();
+    for line in &draft.lines {
+        lines.push(format!("- output of {}: `{}`", line.shows, line.output));
+    }
+    let models: Vec<String> = pr.models.iter().map(|model| format!("`{}`", code(model))).collect();
+    let models = if models.is_empty() { "no model".to_owned() } else { models.join(", ") };
+    lines.push(format!("- cost so far in this run: {} · {models}", within(&text::usd(pr.cost_usd))));
+    lines.push(format!(
+        "- made by nightcrew: pipeline {} `{}`, run `{}`",
+        within(&proposal.pipeline),
+        code(&proposal.definition),
+        code(&proposal.run)
+    ));
+    for (name, words) in [("labels", &pr.labels), ("reviewers", &pr.reviewers)] {
+        if !words.is_empty() {
+            let words: Vec<String> = words.iter().map(|word| format!("`{}`", code(word))).collect();
+            lines.push(format!("- {name}: {}", words.join(", ")));
+        }
+    }
+    if let Some(days) = pr.expires_days {
+        lines.push(format!("- closed when nobody looks at it for {}", text::counted(u64::from(days), "day")));
+    }
+    lines.push("- to stop it: write `state: closed` at the top of `pull-request.md`; it is then left alone".into());
+    // Our own two tags, around text that is escaped.
+    format!("<details><summary>Evidence, cost and origin</summary>\n\n{}\n\n</details>", lines.join("\n"))
+}
