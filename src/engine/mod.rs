@@ -11,6 +11,7 @@ mod code_tools;
 mod embedded;
 mod executor;
 mod findings;
+mod inspect;
 mod lines;
 mod publish;
 mod shelf;

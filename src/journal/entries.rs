@@ -181,6 +181,28 @@ impl Reader {
         })
     }
 
+    /// Outputs of this run's activities that ended well, in order, as JSON text; only those that begin with `begins`.
+    ///
+    /// An output is one of our own types, and what it begins with says which: a text from outside stands deeper in it.
+    pub fn outputs(&self, run: &RunId, begins: &str) -> Result<Vec<String>, Error> {
+        self.with(|conn, blobs| {
+            let no = self.no(conn, run)?.ok_or_else(|| Error::NoRun(run.clone()))?;
+            let mut statement = conn.prepare_cached(
+                "SELECT payload, blob FROM entries WHERE run = ?1 AND kind = 'activity_done'
+                 AND (payload IS NULL OR substr(payload, 1, length(?2)) = ?2) ORDER BY seq",
+            )?;
+            let mut rows = statement.query(params![no, begins])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let text = Stored::from_row(row, 0, 1)?.text(blobs)?;
+                if text.starts_with(begins) {
+                    found.push(text);
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// The bytes of a blob. `Error::NoBlob` if there is none.
     pub fn blob(&self, hash: &Hash) -> Result<Vec<u8>, Error> {
         self.blobs().read(hash)

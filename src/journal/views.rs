@@ -19,6 +19,7 @@ use crate::base::money::UsdMicros;
 use crate::domain::activity::{Complaint, Receipt};
 use crate::domain::entry::{EntryKind, StepEnd};
 use crate::domain::model::Role;
+use crate::domain::proposal::Published;
 use crate::domain::report::{InternStats, Report};
 use crate::domain::run::Failure;
 use crate::domain::view::{RunView, StepView};
@@ -201,8 +202,9 @@ fn entries(
     let mut output = conn.prepare_cached("SELECT payload, blob FROM entries WHERE seq = ?1")?;
     let mut rows = statement.query([no])?;
     let mut ended: HashSet<String> = HashSet::new();
-    // By path: a repeated delivery counts once.
+    // By path: a repeated delivery or publication counts once.
     let mut delivering: HashSet<String> = HashSet::new();
+    let mut publishing: HashSet<String> = HashSet::new();
     let mut receipts: Vec<(String, Receipt)> = Vec::new();
     while let Some(row) = rows.next()? {
         let kind: EntryKind = word(row.get_ref(1)?.as_str().unwrap_or_default())?;
@@ -226,15 +228,26 @@ fn entries(
                 if intention.kind == "deliver" {
                     view.reports.extend(intention.report.filter(|report| !view.reports.contains(report)));
                     delivering.insert(path);
+                } else if intention.kind == "publish" {
+                    publishing.insert(path);
                 }
             }
             EntryKind::ActivityDone => {
-                if delivering.contains(&path) {
+                let published = publishing.contains(&path);
+                if published || delivering.contains(&path) {
                     let mut rows = output.query([row.get::<_, i64>(0)?])?;
                     let found = rows.next()?.ok_or_else(|| Error::record("of a receipt", "no row"))?;
-                    let receipt = read(&Stored::from_row(found, 0, 1)?.text(blobs)?, "receipt")?;
+                    let text = Stored::from_row(found, 0, 1)?.text(blobs)?;
                     receipts.retain(|(known, _)| *known != path);
-                    receipts.push((path.clone(), receipt));
+                    if published {
+                        let published: Published = read(&text, "publication")?;
+                        // What a person closed, or a cap held back, is no work of this run.
+                        if published.state.is_there() {
+                            receipts.push((path.clone(), published.receipt));
+                        }
+                    } else {
+                        receipts.push((path.clone(), read(&text, "receipt")?));
+                    }
                 }
                 ended.insert(path);
             }
