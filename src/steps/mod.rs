@@ -14,6 +14,7 @@ mod fix;
 mod intern;
 mod ledger;
 mod model;
+mod publish;
 mod pull_request;
 mod report;
 mod report_body;
@@ -25,6 +26,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod ticket;
+mod ticket_text;
 mod work;
 
 pub use each::item_key;

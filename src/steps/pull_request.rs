@@ -1,9 +1,23 @@
-//! `pull_request`: a draft from a proved fix. Part of the dialect; it cannot run in this version yet.
+//! `pull_request`: a draft from a proved fix.
+//!
+//! It only puts the proposal together. Whether the proof holds and the patch may leave is decided by the executor, over the
+//! trees and the journal; nothing here or in the YAML can talk it into anything.
 
-use crate::expr::types::{Field, Type};
-use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepKind};
+use serde_json::{Map, Value};
+
+use crate::base::LocalBoxFuture;
+use crate::domain::activity::Activity;
+use crate::domain::definition::{OptionValue, Options, Pipeline, StepBody};
+use crate::domain::diff::DiffRules;
+use crate::domain::entry::StepEnd;
+use crate::domain::proof::Evidence;
+use crate::domain::proposal::{Proposed, PublishState, PullRequestText};
+use crate::domain::view::RunView;
+use crate::ports::durable::Stop;
+use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind};
 
 use super::model::mistake;
+use super::{E_DATA, data, failed, publish, ticket};
 
 pub const KIND: StepKind = StepKind {
     name: "pull_request",
@@ -22,14 +36,9 @@ pub const KIND: StepKind = StepKind {
     beside: &[],
     model: false,
     closing: false,
-    yields: |_| {
-        Type::Map(vec![
-            Field { name: "opened".into(), ty: Type::Boolean },
-            Field { name: "url".into(), ty: Type::String { max: None } },
-        ])
-    },
+    yields: |_| ticket::yields(),
     check,
-    run: None,
+    run: Some(run),
     example: "pull_request: {from: fix, reviewers: codeowners, expires: 14d}\n",
 };
 
@@ -57,4 +66,161 @@ fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
         // An unknown step is reported where references are checked.
         None => Vec::new(),
     }
+}
+
+fn run<'a>(call: StepCall<'a>) -> LocalBoxFuture<'a, Result<StepEnd, Stop>> {
+    Box::pin(go(call))
+}
+
+async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
+    let from = call.options.text("from").unwrap_or_default();
+    let Some(fix) = call.scope.get(from).and_then(Value::as_object) else {
+        return Ok(data::skipped(format!("`{from}` did not run")));
+    };
+    if fix.get("ran") != Some(&Value::Bool(true)) {
+        return Ok(data::skipped(format!("`{from}` did not run")));
+    }
+    if fix.get("proved") != Some(&Value::Bool(true)) {
+        let why = texts(fix, "why").into_iter().next().unwrap_or_else(|| text(fix, "outcome"));
+        return Ok(data::skipped(format!("not proved: {why}")));
+    }
+    let evidence = fix.get("evidence").cloned().unwrap_or_default();
+    let evidence: Evidence = serde_json::from_value(evidence)
+        .map_err(|error| failed(E_DATA, format!("the evidence of `{from}` cannot be read: {error}")))?;
+    let view: RunView = call.ctx.perform("account", Activity::Account).await?.decode()?;
+    let item = call.item.and_then(|(_, item)| item.as_object());
+    let fingerprints = match call.item {
+        Some((_, item)) => vec![ticket::item_fingerprint(item)],
+        None => vec![ticket::path_without_keys(call.ctx.path())],
+    };
+    let title = title(fix, item);
+    let words = [item.map(|item| text(item, "type")), item.map(|item| text(item, "title")), Some(title.clone())];
+    let words = words.into_iter().flatten().find(|words| !words.is_empty()).unwrap_or_default();
+    let texts_of = |name: &str| call.options.texts(name).into_iter().map(str::to_owned).collect();
+    let mut limits = texts(fix, "limits");
+    if let Some(fewer) = fix.get("fewer_tests").filter(|fewer| fewer.is_object()) {
+        limits.push(format!("an earlier run saw {} tests on the base, this one {}", fewer["before"], fewer["now"]));
+    }
+    let pr = PullRequestText {
+        title: title.clone(),
+        cause: root_cause(fix, &call),
+        change: text(fix, "summary"),
+        limits,
+        fixes: item.map(|item| text(item, "id")).into_iter().filter(|id| is_id(id)).collect(),
+        patch: text_as_is(fix, "patch"),
+        new_tree: evidence.new_tree.clone(),
+        rules: rules(call.pipeline, call.ctx.path(), from)
+            .ok_or_else(|| failed(E_DATA, format!("`{from}` is no step that stands above")))?,
+        review: review(fix),
+        labels: texts_of("labels"),
+        reviewers: texts_of("reviewers"),
+        expires_days: call.options.duration("expires").and_then(|d| u32::try_from(d.as_secs() / 86_400).ok()),
+        max_open: call.pipeline.limits.max_open_prs.as_ref().map(|most| most.value),
+        cost_usd: view.spend.total().as_usd(),
+        models: view.models,
+        evidence,
+    };
+    let key = publish::key(&call.pipeline.name, &fingerprints, &words);
+    let what = Proposed::PullRequest(Box::new(pr));
+    let published = publish::publish(&call, "pull_requests", key, fingerprints, what).await?;
+    if published.state == PublishState::Refused {
+        // As good as not run: a ticket may be opened instead.
+        return Ok(data::skipped(published.note));
+    }
+    Ok(publish::end(&published, &title))
+}
+
+fn title(fix: &Map<String, Value>, item: Option<&Map<String, Value>>) -> String {
+    let of_item = item.map(|item| text(item, "title")).filter(|title| !title.is_empty());
+    match text(fix, "title") {
+        title if !title.is_empty() => title,
+        _ => of_item.map_or_else(|| "Fix an error".to_owned(), |title| format!("Fix {title}")),
+    }
+}
+
+/// What the fix says of it, else what an earlier step found.
+fn root_cause(fix: &Map<String, Value>, call: &StepCall<'_>) -> String {
+    let own = text(fix, "root_cause");
+    if !own.is_empty() {
+        return own;
+    }
+    let earlier = call.scope.0.values().filter(|result| result["ran"] == true);
+    let found = earlier.filter_map(|result| result["root_cause"].as_str()).find(|cause| !cause.trim().is_empty());
+    found.map_or_else(|| text(fix, "summary"), |cause| cause.trim().to_owned())
+}
+
+/// (round, verdict, what was said), in words.
+fn review(fix: &Map<String, Value>) -> Vec<(u32, String, String)> {
+    let rounds = fix.get("review").and_then(Value::as_array).into_iter().flatten();
+    let said = |finding: &Value| {
+        let at = match (finding["file"].as_str(), finding["line"].as_u64()) {
+            (Some(file), Some(line)) => format!("{file}:{line}: "),
+            (Some(file), None) if !file.is_empty() => format!("{file}: "),
+            _ => String::new(),
+        };
+        let severity = finding["severity"].as_str().unwrap_or("advice");
+        format!("{at}{} ({severity})", finding["text"].as_str().unwrap_or_default())
+    };
+    let one = |round: &Value| {
+        let findings: Vec<String> = round["findings"].as_array().into_iter().flatten().map(said).collect();
+        let said = if findings.is_empty() { "no finding".to_owned() } else { findings.join(" · ") };
+        let number = round["round"].as_u64().and_then(|n| u32::try_from(n).ok()).unwrap_or(1);
+        (number, round["verdict"].as_str().unwrap_or("unknown").to_owned(), said)
+    };
+    rounds.map(one).collect()
+}
+
+/// `API-4F2`: a word that a tracker knows, and nothing else.
+fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 40 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
+}
+
+/// What the fix may touch: as the YAML of the step says that stands beside this one or above it.
+fn rules(pipeline: &Pipeline, path: &str, from: &str) -> Option<DiffRules> {
+    let own = ticket::path_without_keys(path);
+    let mut above: Vec<&str> = own.split('/').collect();
+    let steps = pipeline.walk();
+    while above.pop().is_some() {
+        let sought: Vec<&str> = above.iter().copied().chain([from]).collect();
+        if let Some((_, step)) = steps.iter().find(|(path, _)| *path == sought)
+            && let StepBody::Kind { options, .. } = &step.body
+        {
+            return Some(diff_rules(options));
+        }
+    }
+    None
+}
+
+/// `diff` beside a fix, over the defaults.
+fn diff_rules(options: &Options) -> DiffRules {
+    let mut rules = DiffRules::default();
+    let Some(map) = options.map("diff") else { return rules };
+    let number = |name| match data::nested(map, name) {
+        Some(OptionValue::Integer(n)) => Some(u32::try_from((*n).max(0)).unwrap_or(u32::MAX)),
+        _ => None,
+    };
+    match data::nested(map, "paths") {
+        Some(OptionValue::Text(path)) => rules.paths = vec![path.clone()],
+        Some(OptionValue::List(paths)) => {
+            let text = |path: &OptionValue| if let OptionValue::Text(path) = path { Some(path.clone()) } else { None };
+            rules.paths = paths.iter().filter_map(text).collect();
+        }
+        _ => {}
+    }
+    rules.max_files = number("max_files").unwrap_or(rules.max_files);
+    rules.max_lines = number("max_lines").unwrap_or(rules.max_lines);
+    rules
+}
+
+fn text_as_is(fields: &Map<String, Value>, name: &str) -> String {
+    fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
+}
+
+fn text(fields: &Map<String, Value>, name: &str) -> String {
+    text_as_is(fields, name).trim().to_owned()
+}
+
+fn texts(fields: &Map<String, Value>, name: &str) -> Vec<String> {
+    let list = fields.get(name).and_then(Value::as_array).into_iter().flatten();
+    list.filter_map(Value::as_str).map(str::to_owned).collect()
 }
