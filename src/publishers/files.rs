@@ -281,7 +281,7 @@ fn write_list(folder: &Path) -> Result<(), PublishError> {
         let name = known.path.file_name().unwrap_or_default().to_string_lossy();
         let title = within(known.front.text("title").unwrap_or(&known.key));
         let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'));
-        let title = if plain { format!("[{title}](<{name}>)") } else { format!("{title} `{}`", code(&name)) };
+        let title = if plain { format!("[{title}]({name})") } else { format!("{title} `{}`", code(&name)) };
         let word = |name: &str| within(known.front.text(name).unwrap_or("–"));
         let about = known.members.iter().filter(|member| !member.gone).count();
         lines.push(format!(

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use crate::render::text;
+
 /// The head, in order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Front(Vec<(String, Value)>);
@@ -81,12 +83,25 @@ impl Front {
             let plain = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c == ' ') && !text.is_empty();
             match value {
                 Value::String(word) if name == "state" && plain(word) => out.push_str(&format!("{name}: {word}\n")),
-                value => out.push_str(&format!("{name}: {value}\n")),
+                value => out.push_str(&format!("{name}: {}\n", seen(&value.to_string()))),
             }
         }
         out.push_str("---\n");
         out
     }
+}
+
+/// JSON text in which what cannot be seen is written as an escape: it comes back as it was.
+fn seen(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    let mut units = [0; 2];
+    for c in json.chars() {
+        match text::is_visible(c) {
+            true => out.push(c),
+            false => c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}"))),
+        }
+    }
+    out
 }
 
 /// JSON as we write it, or what a person writes: words, quoted or not, with or without a comment.

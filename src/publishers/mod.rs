@@ -12,6 +12,8 @@ mod patch;
 mod ticket;
 #[cfg(test)]
 pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
 
 use std::fs::File;
 use std::io;

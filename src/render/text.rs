@@ -17,7 +17,7 @@ use crate::domain::view::RunView;
 /// for newline and tab. Line ends become `\n`.
 pub fn clean(text: &str) -> String {
     let unified = text.replace("\r\n", "\n");
-    unified.chars().map(|c| if c == '\r' { '\n' } else { c }).filter(|c| visible(*c)).collect()
+    unified.chars().map(|c| if c == '\r' { '\n' } else { c }).filter(|c| is_visible(*c)).collect()
 }
 
 /// [`clean`], on one line.
@@ -25,7 +25,8 @@ pub fn line(text: &str) -> String {
     clean(text).split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn visible(c: char) -> bool {
+/// Newline and tab are; whatever [`clean`] takes out is not.
+pub fn is_visible(c: char) -> bool {
     let format = matches!(
         u32::from(c),
         0xAD | 0x34F // soft hyphen, grapheme joiner

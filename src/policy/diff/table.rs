@@ -1,5 +1,7 @@
 //! The table of THREATS B9: patches that must be refused, and honest ones that must not.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::base::secret::Secret;
 use crate::domain::code::Hunk;
