@@ -6,6 +6,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::text;
+use crate::base::base64::base64;
 use crate::base::hash::Hash;
 
 const STYLE: &str = include_str!("page.css");
@@ -15,7 +16,7 @@ pub fn document(title: &str, style: &str, body: &Markup) -> String {
     let style = format!("{STYLE}{style}");
     let policy = format!(
         "default-src 'none'; style-src 'sha256-{}'; base-uri 'none'; form-action 'none'",
-        text::base64(&digest(&style))
+        base64(&digest(&style))
     );
     html! {
         (DOCTYPE)
