@@ -38,13 +38,10 @@ pub(super) fn profile(name: &str, node: &Node, like: Option<&Profile>, r: &mut R
     profile.origin = r.origin(node.span);
     if let Some(node) = map.optional("repository", &mut r.d) {
         if node.entries().is_some() {
-            if let Some(mut inner) = node.map("`repository`", &mut r.d) {
-                profile.repository_path = inner.require("path", &mut r.d).and_then(|node| r.path("`path`", node));
-                profile.repository = Some("path".to_owned());
-                inner.finish(&mut r.d);
-            }
+            repository(node, &mut profile, r);
         } else if let Some(word) = binding(node, "`repository`", &["path", "clone"], r) {
             (profile.repository, profile.repository_path) = (Some(word), None);
+            profile.repository_paths.clear();
         }
     }
     if let Some(word) =
@@ -78,6 +75,23 @@ pub(super) fn profile(name: &str, node: &Node, like: Option<&Profile>, r: &mut R
     }
     map.finish(&mut r.d);
     Some(profile)
+}
+
+/// `{path: DIR}`, with `pipelines: {NAME: DIR}` for those that work on another one; without `path` all others have their own.
+fn repository(node: &Node, profile: &mut Profile, r: &mut Reader<'_>) {
+    let Some(mut map) = node.map("`repository`", &mut r.d) else { return };
+    profile.repository = Some("path".to_owned());
+    profile.repository_paths.clear();
+    let folder = if map.has("pipelines") { map.optional("path", &mut r.d) } else { map.require("path", &mut r.d) };
+    profile.repository_path = folder.and_then(|node| r.path("`path`", node));
+    if let Some(mut pipelines) = map.optional("pipelines", &mut r.d).and_then(|node| node.map("`pipelines`", &mut r.d))
+    {
+        for entry in pipelines.rest() {
+            let folder = r.path("a pipeline's repository", &entry.value);
+            profile.repository_paths.extend(folder.map(|folder| (entry.key.clone(), folder)));
+        }
+    }
+    map.finish(&mut r.d);
 }
 
 /// One of the words that something can be bound to.

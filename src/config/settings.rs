@@ -1,7 +1,7 @@
 //! The checked configuration as plain data. `parse` makes it; nothing downstream checks again.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::base::money::UsdMicros;
@@ -199,6 +199,8 @@ pub struct Profile {
     /// `path`, `clone`, or a folder (`{path: DIR}`).
     pub repository: Option<String>,
     pub repository_path: Option<PathBuf>,
+    /// Other folders for some pipelines, by their name (`{path: DIR, pipelines: {NAME: DIR}}`).
+    pub repository_paths: BTreeMap<String, PathBuf>,
     /// `native` or `clone`.
     pub tools: String,
     /// `sandboxd` or `e2b`.
@@ -212,4 +214,11 @@ pub struct Profile {
     /// Environment files replaced.
     pub environments: BTreeMap<String, PathBuf>,
     pub origin: Origin,
+}
+
+impl Profile {
+    /// The folder that stands for the repository of a pipeline, if this profile names one.
+    pub fn repository_of(&self, pipeline: &str) -> Option<&Path> {
+        self.repository_paths.get(pipeline).or(self.repository_path.as_ref()).map(PathBuf::as_path)
+    }
 }

@@ -205,3 +205,23 @@ fn the_first_place_with_a_file_wins() {
     assert_eq!(places.find(None), Some(user));
     assert_eq!(places.find(Some(Path::new("x.yaml"))), Some("x.yaml".into()));
 }
+
+#[test]
+fn a_profile_may_bind_another_repository_for_a_pipeline() {
+    let (settings, shown) = check(
+        "version: 1\nprofiles:\n  two: {repository: {path: a, pipelines: {error-to-pr: b}}}\n  one: {repository: {pipelines: {error-to-pr: b}}}\n  three: {repository: clone}\n",
+    );
+    assert_eq!(shown, "");
+    let profiles = settings.unwrap().profiles;
+    let of = |profile: &str, pipeline: &str| profiles[profile].repository_of(pipeline).map(Path::to_owned);
+    assert_eq!(of("two", "error-to-pr"), Some("conf/b".into()));
+    assert_eq!(of("two", "code-health"), Some("conf/a".into()));
+    // The pipeline's own `path` holds then.
+    assert_eq!((of("one", "code-health"), of("three", "error-to-pr")), (None, None));
+    assert_eq!(profiles["one"].repository.as_deref(), Some("path"));
+
+    let (_, shown) = check("version: 1\nprofiles: {two: {repository: {pipelines: {error-to-pr: [b]}, paht: a}}}\n");
+    assert!(shown.contains("a pipeline's repository") && shown.contains("did you mean `path`?"), "{shown}");
+    let (_, shown) = check("version: 1\nprofiles: {two: {repository: {}}}\n");
+    assert!(shown.contains("`path`"), "{shown}");
+}

@@ -99,8 +99,8 @@ impl Workshop {
             let server = server.map_or("https://github.com", String::as_str).trim_end_matches('/');
             (Origin::server(&format!("{server}/{name}.git")), name.clone())
         } else {
-            let folder = match (&profile.repository_path, &named.path) {
-                (Some(folder), _) => folder.clone(),
+            let folder = match (profile.repository_of(&pipeline.name), &named.path) {
+                (Some(folder), _) => folder.to_owned(),
                 (None, Some(path)) => self.setup.pipelines.join(path),
                 (None, None) => {
                     return Err(blocked(
