@@ -41,7 +41,7 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run analytics-report offline on bundled samples: no key, no account, no root
+    /// Run the three shipped pipelines offline on bundled samples: no key, no account, no root
     Demo(DemoArgs),
     /// Write a commented configuration, three pipelines and an environment, fitted to a repository
     Init(InitArgs),
@@ -83,7 +83,7 @@ pub enum Command {
 
 #[derive(Debug, Args)]
 pub struct DemoArgs {
-    /// Holds the demo's state and output; an interrupted demo is resumed, a finished one begins anew
+    /// Holds the demo's state and output; an interrupted demo is resumed, a finished one begins anew in their place
     #[arg(default_value = "nightcrew-demo")]
     pub dir: PathBuf,
 }

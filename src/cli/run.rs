@@ -68,20 +68,7 @@ pub async fn hold(session: &Session, holder: Holder, run: RunId, effects: Option
     let scope = Scope::new(tokio::runtime::Handle::current());
     let signals = Signals::listen(&scope)?;
     let reader = holder.journal().reader().clone();
-    let news = News::Watch(holder.journal().entries());
-    let talk = Talk::Engine(holder.engine().live());
-    let mut progress = Progress::new(session, reader.clone(), run.clone(), news, talk);
-    let waiting = holder.clone();
-    let ended = async {
-        tokio::select! {
-            ended = waiting.wait(&run) => ended.map(drop),
-            () = signals.stop.cancelled() => Ok(()),
-        }
-    };
-    progress.until(ended).await??;
-    if signals.stop.is_cancelled() {
-        session.ui.must_say("stopping at the next recorded point; once more stops at once");
-    }
+    follow(session, &holder, &run, &signals).await?;
     if !signals.stop.is_cancelled() && !holder.status().active.is_empty() {
         session.ui.say("waiting for runs that others asked for");
         tokio::select! {
@@ -103,6 +90,24 @@ pub async fn hold(session: &Session, holder: Holder, run: RunId, effects: Option
         session.ui.must_say(format!("suspended; go on with: {}", session.again(&format!("resume {}", run.short()))));
     }
     show::ended(session, &view)
+}
+
+/// Shows a run of this process until it has ended or a signal asks to stop.
+pub async fn follow(session: &Session, holder: &Holder, run: &RunId, signals: &Signals) -> anyhow::Result<()> {
+    let news = News::Watch(holder.journal().entries());
+    let talk = Talk::Engine(holder.engine().live());
+    let mut progress = Progress::new(session, holder.journal().reader().clone(), run.clone(), news, talk);
+    let ended = async {
+        tokio::select! {
+            ended = holder.wait(run) => ended.map(drop),
+            () = signals.stop.cancelled() => Ok(()),
+        }
+    };
+    progress.until(ended).await??;
+    if signals.stop.is_cancelled() {
+        session.ui.must_say("stopping at the next recorded point; once more stops at once");
+    }
+    Ok(())
 }
 
 /// Stops a holder in order and names what had to be cut off.

@@ -93,7 +93,7 @@ pub fn exit(view: &RunView) -> Exit {
 }
 
 /// What a person might type or open now.
-fn next(session: &Session, view: &RunView) -> Vec<String> {
+pub fn next(session: &Session, view: &RunView) -> Vec<String> {
     let id = view.start.id.short();
     let mut next = Vec::new();
     // The page stands beside the report.

@@ -56,6 +56,29 @@ use entries::{Prepared, Unawaited};
 use queue::Queue;
 use writer::Store;
 
+/// Removes the journal of a state directory that nobody holds, and the folders `beside` it. What stays is as never used.
+///
+/// Errors: `Held`, and `Io` with the rest left where it was.
+pub fn clear(dir: &Path, beside: &[&str]) -> Result<(), Error> {
+    let _lock = lock::Lock::take(dir, "nightcrew, clearing")?;
+    let gone = |path: PathBuf, removed: std::io::Result<()>| match removed {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(Error::io("removing", &path, error)),
+        Ok(()) | Err(_) => Ok(()),
+    };
+    // The database first: what is left behind by an interruption must not look like a journal without its blobs.
+    for suffix in ["", "-wal", "-shm"] {
+        let path = dir.join(format!("{DATABASE}{suffix}"));
+        let removed = std::fs::remove_file(&path);
+        gone(path, removed)?;
+    }
+    for folder in ["blobs"].iter().chain(beside) {
+        let path = dir.join(folder);
+        let removed = std::fs::remove_dir_all(&path);
+        gone(path, removed)?;
+    }
+    Ok(())
+}
+
 /// The database's file name in the state directory.
 pub const DATABASE: &str = "nightcrew.db";
 

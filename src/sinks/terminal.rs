@@ -10,7 +10,8 @@ use std::time::Duration;
 use super::{markdown, text};
 use crate::base::BoxFuture;
 use crate::domain::activity::{Delivery, Receipt};
-use crate::domain::report::{Report, ReportBlock};
+use crate::domain::money::Spend;
+use crate::domain::report::{InternStats, Report, ReportBlock};
 use crate::domain::run::Outcome;
 use crate::domain::view::{RunView, StepView};
 use crate::ports::sink::{Earlier, Sink, SinkError, SinkKind, SinkSetup};
@@ -181,6 +182,57 @@ pub fn closing(run: &RunView, next: &[String], style: Style) -> String {
         let dropped = text::counted(u64::from(run.sentences_dropped), "sentence");
         lines.push(format!("{dropped} dropped: a figure or quote did not stand in the data"));
     }
+    if !next.is_empty() {
+        let next: Vec<String> = next.iter().map(|step| text::line(step)).collect();
+        lines.push(format!("{} {}", style.paint(Tone::Strong, "next:"), next.join(", or ")));
+    }
+    lines.into_iter().map(|line| line + "\n").collect()
+}
+
+/// The last block over several runs: the gravest outcome, why the unhealthy ones were so, everything together, what to do next.
+pub fn together(runs: &[RunView], next: &[String], style: Style) -> String {
+    let open = runs.iter().any(|run| run.outcome.is_none());
+    let gravest = runs.iter().filter_map(|run| run.outcome).max();
+    let tone = match gravest {
+        Some(outcome) if !open && outcome.is_healthy() => Tone::Good,
+        Some(Outcome::Failed | Outcome::Unsafe) => Tone::Bad,
+        Some(_) | None => Tone::Wait,
+    };
+    let word = if open { "open" } else { gravest.map_or("nothing", |outcome| text::outcome_word(Some(outcome))) };
+    let receipts: Vec<Receipt> = runs.iter().flat_map(|run| run.receipts.clone()).collect();
+    let mut spend = Spend::default();
+    let mut interns = InternStats::default();
+    let mut took = Duration::ZERO;
+    for run in runs {
+        for (all, one) in [
+            (&mut spend.boss, &run.spend.boss),
+            (&mut spend.intern, &run.spend.intern),
+            (&mut spend.reviewer, &run.spend.reviewer),
+        ] {
+            all.calls += one.calls;
+            all.usd += one.usd;
+        }
+        spend.reserved += run.spend.reserved;
+        interns.items += run.interns.items;
+        interns.escalated += run.interns.escalated;
+        interns.audited += run.interns.audited;
+        interns.disagreed += run.interns.disagreed;
+        interns.saved_usd += run.interns.saved_usd;
+        took += run.finished_at.map_or(Duration::ZERO, |at| text::between(run.start.started_at, at));
+    }
+    let mut facts = vec![style.paint(tone, word), text::counted(runs.len() as u64, "run")];
+    let produced = text::produce(&receipts);
+    facts.extend((!produced.is_empty()).then_some(produced));
+    facts.extend([spend.total().to_string(), text::calls(&spend), text::duration(took)]);
+    let mut lines = vec![facts.join(" · ")];
+    for run in runs.iter().filter(|run| run.outcome.is_some_and(|outcome| !outcome.is_healthy())) {
+        let (name, word) = (text::line(&run.start.pipeline), text::outcome_word(run.outcome));
+        let why = run.failure.as_ref().map(|failure| format!(": {}", text::line(&failure.to_string())));
+        lines.push(format!("{} {name} {}{}", style.paint(tone, "!"), word, why.unwrap_or_default()));
+        let help = run.failure.as_ref().and_then(|failure| failure.help.as_deref());
+        lines.extend(help.map(|help| format!("  fix: {}", text::line(help))));
+    }
+    lines.extend(markdown::interns(&interns));
     if !next.is_empty() {
         let next: Vec<String> = next.iter().map(|step| text::line(step)).collect();
         lines.push(format!("{} {}", style.paint(Tone::Strong, "next:"), next.join(", or ")));

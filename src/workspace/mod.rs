@@ -12,6 +12,7 @@
 
 mod directory;
 mod git;
+pub mod history;
 mod look;
 mod objects;
 mod patch;
