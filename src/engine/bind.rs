@@ -251,6 +251,7 @@ impl Bind for StandardBind {
             Failure::new("E-PROFILE", format!("there is no profile `{}`", start.profile))
                 .help(format!("one of: {}", known.join(", ")))
         })?;
+        let pipeline = in_environment_of(&profile, pipeline);
         let models = settings.models.iter().map(|(role, model)| (*role, self.model(model, &profile))).collect();
         // A profile's sources replace the configured ones by name.
         let named = settings.sources.iter().chain(&profile.sources);
@@ -267,5 +268,18 @@ impl Bind for StandardBind {
             registry: self.registry,
             workshop: self.workshop.clone(),
         }))
+    }
+}
+
+/// The pipeline with the environment that the profile puts in the place of its own: steps read its test command and scanners.
+///
+/// One that cannot be read is left to whoever prepares it, which says why before anything is spent.
+fn in_environment_of(profile: &Profile, pipeline: Arc<Pipeline>) -> Arc<Pipeline> {
+    let Some(file) = pipeline.environment.as_ref().map(|environment| environment.file.clone()) else { return pipeline };
+    let Some(path) = profile.environments.get(&file) else { return pipeline };
+    let Ok(text) = std::fs::read_to_string(path) else { return pipeline };
+    match crate::pipeline::parse_environment(&path.display().to_string(), &file, &text).0 {
+        Some(environment) => Arc::new(Pipeline { environment: Some(environment), ..(*pipeline).clone() }),
+        None => pipeline,
     }
 }
