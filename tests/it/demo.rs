@@ -1,73 +1,125 @@
-//! `nightcrew demo`: offline, in a bare environment, with every figure checked. And how its tape is made.
+//! `nightcrew demo`: offline, in a bare environment, with every figure checked. And how its tapes are made.
 
-use std::path::Path;
+mod script;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::fakes::model::{ModelServer, Reply, Request};
-use crate::project::{Answer, command};
+use crate::fakes::model::ModelServer;
+use crate::project::Answer;
 
-const TAPE: &str = "tests/samples/analytics/demo.tape";
+/// What each pipeline's tape is.
+const TAPES: [(&str, &str); 3] = [
+    ("analytics-report", "tests/samples/analytics/demo.tape"),
+    ("code-health", "tests/samples/findings/demo.tape"),
+    ("error-to-pr", "tests/samples/errors/demo.tape"),
+];
 
-/// What the models of the demo say. Only their words; every figure is in the samples, see their README.
-fn script(request: &Request) -> Reply {
-    if request.model().contains("haiku") {
-        return Reply::json(&json!({
-            "headline": "Checkout errors at 216 against the usual 40, only on Safari 18; sign-ups up 18 %",
-            "bullets": [
-                "Checkout errors: 216 (usual 40), 2.1 % of attempts; 181 of them on Safari 18, from 14:10.",
-                "Attempts are as usual: 10512 (usual 10208), so it is the errors that rose.",
-                "Sign-ups: 1204 (usual 1020), the rise is referral alone: 289 against 145 a week before.",
-                "Activations hardly followed the sign-ups: 413 (usual 386).",
-                "What sent the referrals and what broke Safari 18 is unknown: the data does not say."
-            ]
-        }));
+/// The binary in a folder, with nothing of the caller's environment but where the tools of the host are.
+fn command(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = crate::project::command(folder, arguments);
+    command.env("PATH", std::env::var_os("PATH").unwrap());
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
+    for (name, below) in [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")] {
+        command.env(name, std::env::var_os(name).unwrap_or_else(|| home.join(below).into()));
     }
-    match request.turn() {
-        0 => Reply::text("I compare the flagged day with the Thursday before.")
-            .and_call("signups", &json!({"from": "2026-11-12", "to": "2026-11-19"}))
-            .and_call("checkout", &json!({"from": "2026-11-12", "to": "2026-11-19"})),
-        _ => Reply::json(&json!({"causes": [
-            {
-                "metric": "checkout.errors",
-                "cause": "Safari 18 alone, from 14:10 on; why it fails there is unknown: the data names the step, not the reason.",
-                "evidence": "181 of the day's 216 errors are Safari 18, against 9 of 39 on the Thursday before; attempts are as usual."
-            },
-            {
-                "metric": "signups.signups",
-                "cause": "Referral alone; what sent them is unknown: it stands nowhere in the data.",
-                "evidence": "Referral brought 289, against 145 on the Thursday before; search and direct hardly moved, nor did activations."
-            }
-        ]})),
-    }
+    command
 }
 
-/// Records the demo's tape anew, after a change of prompts: `cargo test --test it -- --ignored record_the_demos_tape`.
+/// Has `main` of a laid-out sample point at what `to` names.
+fn point(repository: &Path, to: &str) {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .arg("-C")
+            .arg(repository)
+            .args(arguments)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_SYSTEM", "/dev/null")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    git(&["update-ref", "refs/heads/main", &git(&["rev-parse", to])]);
+}
+
+/// Records the demo's tapes anew, after a change of prompts, tools or samples:
+/// `cargo test --test it -- --ignored record_the_demos_tapes`. Needs what the demo needs.
 #[test]
-#[ignore = "writes a file of the repository"]
-fn record_the_demos_tape() {
+#[ignore = "writes files of the repository"]
+fn record_the_demos_tapes() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let server = ModelServer::script(script);
+    let server = ModelServer::script(script::answer);
     let folder = tempfile::tempdir().unwrap();
-    // The demo lays out its own files; with an empty tape it ends there.
     let run = |arguments: &[&str]| Answer::of(command(folder.path(), arguments).output().unwrap());
+    // The demo lays out its own files; how far it comes with the old tapes does not matter.
     run(&["demo"]);
-    let config = folder.path().join("nightcrew-demo/nightcrew.yaml");
+    let demo = folder.path().join("nightcrew-demo");
+    let config = demo.join("nightcrew.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let url = server.url();
     let text = text
         .replace("provider: anthropic,", &format!("provider: anthropic, base_url: \"{url}\","))
         .replace("    models: {tape: samples/demo.tape}\n", "");
     std::fs::write(&config, text).unwrap();
-    let config = config.to_str().unwrap();
-    let arguments = ["--config", config, "--state", "state", "--json", "run", "analytics-report"];
-    let tape = folder.path().join("demo.tape");
-    let answer =
-        run(&[&arguments[..], &["--profile", "demo", "--set", "day=2026-11-19", "--record", tape.to_str().unwrap()]]
-            .concat());
-    assert_eq!(answer.ends(0).json()["runs"][0]["outcome"], "reported");
-    server.assert_clean();
-    std::fs::copy(tape, root.join(TAPE)).unwrap();
+    let begin = ["--config", config.to_str().unwrap(), "--state", "state", "--json", "run"];
+    let record = |pipeline: &str, more: &[&str]| {
+        let arguments = [&begin[..], &[pipeline, "--profile", "demo"], more].concat();
+        let answer = run(&arguments);
+        server.assert_clean();
+        let ran = answer.json()["runs"][0].clone();
+        assert!(answer.code == Some(0), "{pipeline}: {ran:#}\n{}", answer.err);
+        ran
+    };
+    point(&demo.join("samples/parcels"), "next~1");
+    assert_eq!(record("code-health", &[])["cost_usd"], 0.0, "the baseline asks no model");
+    point(&demo.join("samples/parcels"), "next");
+    let tape = |name: &str| folder.path().join(format!("{name}.tape"));
+    for (pipeline, _) in TAPES {
+        let file = tape(pipeline);
+        let day: &[&str] = if pipeline == "analytics-report" { &["--set", "day=2026-11-19"] } else { &[] };
+        let ran = record(pipeline, &[&["--record", file.to_str().unwrap()], day].concat());
+        eprintln!("{pipeline}: {} {}", ran["outcome"], ran["receipts"]);
+    }
+    for (pipeline, place) in TAPES {
+        std::fs::copy(tape(pipeline), root.join(place)).unwrap();
+    }
+}
+
+fn ticket_files(out: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![out.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { folders.push(path) } else { found.push(path) }
+        }
+    }
+    found
+}
+
+/// Outcome and receipts of each run, without what differs from time to time.
+fn summary(answer: &Value) -> Value {
+    let count = |run: &Value, kind: &str| {
+        run["receipts"].as_array().into_iter().flatten().filter(|receipt| receipt["kind"] == kind).count()
+    };
+    let line = |run: &Value| {
+        json!([run["pipeline"], run["outcome"], count(run, "ticket"), count(run, "pull_request"), count(run, "report")])
+    };
+    answer["runs"].as_array().into_iter().flatten().map(line).collect()
+}
+
+/// Four runs: the baseline of `code-health` is one of its own.
+fn whole() -> Value {
+    json!([
+        ["analytics-report", "reported", 0, 0, 1],
+        ["code-health", "nothing_new", 0, 0, 0],
+        ["code-health", "acted", 4, 0, 1],
+        ["error-to-pr", "acted", 1, 1, 2]
+    ])
 }
 
 #[test]
@@ -75,6 +127,7 @@ fn the_demo_needs_nothing_and_checks_every_figure() {
     let folder = tempfile::tempdir().unwrap();
     let run = |arguments: &[&str]| Answer::of(command(folder.path(), arguments).output().unwrap());
     let answer = run(&["--json", "demo"]).ends(0).json();
+    assert_eq!(summary(&answer), whole(), "{answer:#}");
     let ran = &answer["runs"][0];
     assert_eq!(
         json!([ran["pipeline"], ran["profile"], ran["effects"], ran["outcome"], ran["turns"], ran["intern"]["calls"]]),
@@ -87,10 +140,71 @@ fn the_demo_needs_nothing_and_checks_every_figure() {
     let page = std::fs::read_to_string(report.with_file_name("index.html")).unwrap();
     assert!(page.contains("<svg") && !page.contains("http://"), "readable offline, with its chart");
 
+    // What was handled costs nothing again.
+    let demo = folder.path().join("nightcrew-demo");
+    let config = demo.join("nightcrew.yaml");
+    for pipeline in ["code-health", "error-to-pr"] {
+        let arguments = ["--config", config.to_str().unwrap(), "--state", "nightcrew-demo", "--json", "run", pipeline];
+        let again = run(&[&arguments[..], &["--profile", "demo"]].concat()).ends(0).json();
+        let again = &again["runs"][0];
+        assert_eq!(json!([again["outcome"], again["cost_usd"]]), json!(["nothing_new", 0.0]), "{pipeline}: {again:#}");
+    }
+
     // A finished one begins anew; anybody else's folder is left alone.
+    let files = ticket_files(&demo.join("out")).len();
     let again: Value = run(&["--json", "demo"]).ends(0).json();
+    assert_eq!(summary(&again), whole());
     assert_ne!(again["runs"][0]["id"], ran["id"]);
+    assert_eq!(ticket_files(&demo.join("out")).len(), files, "in the place of the old one");
     std::fs::create_dir(folder.path().join("mine")).unwrap();
     std::fs::write(folder.path().join("mine/nightcrew.yaml"), "precious").unwrap();
     assert!(run(&["demo", "mine"]).ends(1).err.contains("is not empty and is not a demo's"));
+}
+
+/// Killed again and again, at moments that drift through all of it: one ticket and one branch each, nothing lost.
+#[test]
+fn a_demo_that_is_killed_again_and_again_ends_as_an_undisturbed_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut patience = Duration::from_millis(150);
+    let deadline = Instant::now() + Duration::from_secs(300);
+    let mut kills = 0;
+    let answer = loop {
+        assert!(Instant::now() < deadline, "it comes to no end after {kills} kills");
+        let mut demo = command(folder.path(), &["--json", "demo"]);
+        let mut child = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let until = Instant::now() + patience;
+        while Instant::now() < until && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        if child.try_wait().unwrap().is_some() {
+            break Answer::of(child.wait_with_output().unwrap());
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        kills += 1;
+        // Longer each time, so that also what takes longest comes to its end.
+        patience += Duration::from_millis(170);
+    };
+    let answer = answer.ends(0).json();
+    assert!(kills > 3, "{kills}");
+    assert_eq!(summary(&answer), whole(), "after {kills} kills: {answer:#}");
+}
+
+/// The event file says what the program really throws, as far as that can be seen without running it.
+#[test]
+fn the_errors_of_the_sample_name_its_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/samples");
+    let events: Vec<Value> = serde_json::from_slice(&std::fs::read(root.join("errors/errors.json")).unwrap()).unwrap();
+    let mut looked = 0;
+    for frame in events.iter().flat_map(|event| {
+        event.pointer("/exception/values/0/stacktrace/frames").and_then(Value::as_array).cloned().unwrap_or_default()
+    }) {
+        if frame["in_app"] == true {
+            let text = std::fs::read_to_string(root.join("bug").join(frame["filename"].as_str().unwrap())).unwrap();
+            let line = usize::try_from(frame["lineno"].as_u64().unwrap()).unwrap();
+            assert_eq!(text.lines().nth(line - 1), frame["context_line"].as_str());
+            looked += 1;
+        }
+    }
+    assert!(looked >= 5);
 }
