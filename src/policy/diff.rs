@@ -30,6 +30,18 @@ pub use lines::is_invisible;
 /// Findings that are kept; one who floods the list cannot hide in it, for one is enough to refuse.
 const MOST_FINDINGS: usize = 200;
 
+/// Whether a file belongs to the tests by where it lies or how it is called. `policy::proof` takes the same view.
+pub(in crate::policy) fn is_test_file(path: &str) -> bool {
+    testing::is_test(path)
+}
+
+/// The rules that a file falls under by its name.
+pub(in crate::policy) fn rules_of_name(path: &str) -> Vec<Rule> {
+    let parts: Vec<String> = path.split(['/', '\\']).map(names::plain).collect();
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    names::meanings(&parts).into_iter().map(|(rule, _)| rule).collect()
+}
+
 /// One thing that a rule found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {

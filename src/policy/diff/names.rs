@@ -77,7 +77,7 @@ fn is_short_name(part: &str) -> bool {
 }
 
 /// Every rule that the name falls under.
-fn meanings(parts: &[&str]) -> Vec<(Rule, &'static str)> {
+pub(super) fn meanings(parts: &[&str]) -> Vec<(Rule, &'static str)> {
     let Some((name, folders)) = parts.split_last() else { return Vec::new() };
     let name = *name;
     let in_folder = |wanted: &[&str]| folders.iter().any(|folder| wanted.contains(folder));

@@ -148,7 +148,7 @@ impl Gone {
 }
 
 /// A file that holds tests or what they stand on, by where it lies or how it is called.
-fn is_test(path: &str) -> bool {
+pub(super) fn is_test(path: &str) -> bool {
     let parts: Vec<&str> = path.split('/').collect();
     let Some((name, folders)) = parts.split_last() else { return false };
     let in_folder = folders.iter().any(|folder| {

@@ -1,0 +1,1 @@
+//! Evidence, honest and not, and what is to be thought of it.
