@@ -242,6 +242,7 @@ fn end_suite(suite: SuiteElement, open: &mut [Open], reading: &mut Reading) {
         (Some(failures), Some(errors)) => Some(failures.saturating_add(errors)),
         _ => None,
     };
+    let fit_together = |bad: &[u64]| together.is_some_and(|given| bad.contains(&given));
     let mut wrong = Vec::new();
     let tests = [all.tests, direct.tests, all.tests - suite.again.min(all.tests)];
     if !fits(given(&["tests"]), &tests) {
@@ -249,11 +250,11 @@ fn end_suite(suite: SuiteElement, open: &mut [Open], reading: &mut Reading) {
     }
     let bad = |counts: Counts| counts.failures + counts.errors;
     if !fits(failures, &[all.failures, direct.failures, bad(all), bad(direct)])
-        && !fits(together, &[bad(all), bad(direct)])
+        && !fit_together(&[bad(all), bad(direct)])
     {
         wrong.push("failures");
     }
-    if !fits(errors, &[all.errors, direct.errors]) && !fits(together, &[bad(all), bad(direct)]) {
+    if !fits(errors, &[all.errors, direct.errors]) && !fit_together(&[bad(all), bad(direct)]) {
         wrong.push("errors");
     }
     if !fits(skipped, &[all.skipped, direct.skipped]) {
