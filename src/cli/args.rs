@@ -51,6 +51,8 @@ pub enum Command {
     Doctor,
     /// Show every mistake at once; contacts nothing
     Validate(ValidateArgs),
+    /// Build, check or enter the environments in which tests and agents run
+    Env(EnvArgs),
     /// Show effective limits, models, prices, bindings, next slots and costs; spends nothing
     Plan(PlanArgs),
     /// Run a pipeline now
@@ -108,6 +110,47 @@ pub struct NewArgs {
 pub struct ValidateArgs {
     /// Pipelines or folders of pipelines [default: the configuration and pipelines/*.yaml]
     pub paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct EnvArgs {
+    #[command(subcommand)]
+    pub act: EnvAct,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum EnvAct {
+    /// Run the setup commands, unless they have been run for what they read
+    Build {
+        #[command(flatten)]
+        which: WhichEnv,
+        /// Run them in any case
+        #[arg(long)]
+        anew: bool,
+    },
+    /// Run the checks on the code as it is committed now
+    Check {
+        #[command(flatten)]
+        which: WhichEnv,
+    },
+    /// Enter a copy of it: confined, without network; what is changed there is thrown away
+    Shell {
+        #[command(flatten)]
+        which: WhichEnv,
+        /// A command and its arguments in the place of a shell
+        #[arg(last = true, value_name = "CMD")]
+        command: Vec<String>,
+    },
+}
+
+/// Which environment is meant.
+#[derive(Debug, Args)]
+pub struct WhichEnv {
+    /// A pipeline's name, or the environment's file [default: those of all pipelines]
+    pub environment: Option<String>,
+    /// What the pipeline's repository is bound to
+    #[arg(long, default_value = "local")]
+    pub profile: String,
 }
 
 #[derive(Debug, Args)]

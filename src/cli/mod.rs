@@ -11,6 +11,7 @@ mod completions;
 mod costs;
 mod demo;
 mod doctor;
+mod env;
 mod init;
 mod logging;
 mod logs;
@@ -108,6 +109,7 @@ fn dispatch(session: &Session, command: Command) -> anyhow::Result<Exit> {
         Command::New(args) => new::run(session, &args),
         Command::Doctor => session.block_on(doctor::run(session)),
         Command::Validate(args) => validate::run(session, &args),
+        Command::Env(args) => session.block_on(env::run(session, args)),
         Command::Plan(args) => plan::run(session, &args),
         Command::Run(args) => session.block_on(run::run(session, args)),
         Command::Serve(args) => session.block_on(serve::run(session, args)),

@@ -11,11 +11,11 @@ use crate::base::scope::Scope;
 use crate::clients::git::github_header;
 use crate::config::settings::{Profile, Settings};
 use crate::domain::code::TreeId;
-use crate::domain::definition::Pipeline;
+use crate::domain::definition::{Environment, Pipeline};
 use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
-use crate::ports::sandbox::{Files, Listed, Sandbox, SandboxSetup};
+use crate::ports::sandbox::{Files, Job, Listed, Sandbox, SandboxSetup};
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
 use super::shelf::Shelf;
@@ -58,6 +58,16 @@ pub struct Source {
     pub origin: String,
     /// `path` or `clone`.
     pub bound: &'static str,
+}
+
+impl Source {
+    /// What a sandbox is told about work on this code. `owner` is the step that asks, as `run/path`.
+    ///
+    /// The repository goes by its origin: it is the same for every process, wherever that keeps its copy.
+    pub fn job(&self, environment: Arc<Environment>, owner: String) -> Job {
+        let files = Arc::new(RepositoryFiles(self.repository.clone()));
+        Job { environment, repository: self.repository.origin().to_string(), files, owner }
+    }
 }
 
 pub(super) const E_REPOSITORY: &str = "E-REPOSITORY";
@@ -184,7 +194,7 @@ impl Workshop {
         })?;
         let made = make(&SandboxSetup {
             env: self.setup.env.clone(),
-            folder: self.setup.folder.join("sandboxes").join(name),
+            folder: sandbox_folder(&self.setup.folder, name),
             scope: self.setup.scope.clone(),
             program: self.setup.program.clone(),
         });
@@ -209,8 +219,13 @@ fn access(settings: &Settings) -> Result<Access, Stop> {
     }
 }
 
+/// Where a sandbox keeps its things below the folder of a workshop.
+pub fn sandbox_folder(workshop: &Path, name: &str) -> PathBuf {
+    workshop.join("sandboxes").join(name)
+}
+
 /// What went wrong with code, as the end of an activity.
-pub(super) fn workspace_stop(error: Error) -> Stop {
+pub fn workspace_stop(error: Error) -> Stop {
     let help = match &error {
         Error::NotFound(_) | Error::Refused(_) | Error::TooLarge { .. } => {
             Some("see `repository` in the pipeline and in the profile")
@@ -226,7 +241,7 @@ pub(super) fn workspace_stop(error: Error) -> Stop {
 }
 
 /// A repository's trees as files, for sandboxes.
-pub(super) struct RepositoryFiles(pub Arc<Repository>);
+pub struct RepositoryFiles(pub Arc<Repository>);
 
 impl Files for RepositoryFiles {
     fn list(&self, tree: &TreeId) -> Result<Vec<Listed>, String> {

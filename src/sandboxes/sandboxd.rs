@@ -78,8 +78,11 @@ pub struct Sandboxd {
     /// As many commands at once as there are cores.
     turns: Semaphore,
     kept: Mutex<HashMap<Key, Slot>>,
-    listings: Mutex<VecDeque<((String, TreeId), Arc<Listing>)>>,
+    listings: Mutex<VecDeque<Listed>>,
 }
+
+/// A tree of a repository with its files.
+type Listed = ((String, TreeId), Arc<Listing>);
 
 /// Whose folder, and of which environment.
 type Key = (String, Hash);
@@ -198,7 +201,7 @@ impl Sandboxd {
 
     async fn listing(&self, job: &Job, tree: &TreeId) -> Result<Arc<Listing>, SandboxError> {
         let key = (job.repository.clone(), tree.clone());
-        let known = |listings: &VecDeque<((String, TreeId), Arc<Listing>)>| {
+        let known = |listings: &VecDeque<Listed>| {
             listings.iter().find(|(known, _)| *known == key).map(|(_, listing)| listing.clone())
         };
         if let Some(found) = known(&self.listings.lock().unwrap_or_else(PoisonError::into_inner)) {

@@ -370,7 +370,7 @@ async fn what_a_crash_left_goes_at_the_next_start() {
     for folder in [&half, &run] {
         std::fs::create_dir_all(folder).unwrap();
         std::fs::write(folder.join("x"), "x").unwrap();
-        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
     }
     std::fs::write(bench.folder.join("own/77-0.lock"), "").unwrap();
     let image = bench.folder.join("images").join(prepared.environment.to_string());

@@ -42,7 +42,8 @@ pub enum Phase {
 }
 
 impl Phase {
-    fn name(self) -> &'static str {
+    /// `setup`, `check`, `run`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Setup => "setup",
             Self::Check => "check",

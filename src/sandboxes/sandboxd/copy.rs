@@ -139,7 +139,7 @@ mod tests {
         std::fs::write(from.join("deep/tool"), "#!/bin/sh\n").unwrap();
         std::fs::set_permissions(from.join("deep/tool"), Permissions::from_mode(0o6755)).unwrap();
         std::fs::write(from.join("secretive"), "x").unwrap();
-        std::fs::set_permissions(from.join("secretive"), Permissions::from_mode(0)).unwrap();
+        std::fs::set_permissions(from.join("secretive"), Permissions::from_mode(0o0)).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", from.join("away")).unwrap();
         std::os::unix::fs::symlink("deep", from.join("near")).unwrap();
         std::fs::hard_link(from.join("deep/tool"), from.join("again")).unwrap();

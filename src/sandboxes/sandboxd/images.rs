@@ -225,7 +225,7 @@ impl Images {
             let used = std::fs::read_to_string(folder.join("used")).ok().and_then(|text| text.parse().ok());
             found.push((used.unwrap_or(Timestamp::MIN), hash, bytes, folder));
         }
-        found.sort_by(|a, b| b.0.cmp(&a.0));
+        found.sort_by_key(|(used, ..)| std::cmp::Reverse(*used));
         let (mut kept, mut bytes_kept, mut removed) = (0, 0_u64, 0);
         for (used, hash, bytes, folder) in found {
             let unused = Duration::try_from(now.duration_since(used)).unwrap_or_default();
