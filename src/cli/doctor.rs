@@ -1,5 +1,7 @@
 //! `nightcrew doctor`: what is missing, one line each with the fix. Contacts nothing.
 
+mod isolation;
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -55,6 +57,7 @@ pub async fn run(session: &Session) -> anyhow::Result<Exit> {
     configuration(session, &mut found);
     state(session, &mut found).await;
     machine(session, &mut found);
+    isolation::look(session, &mut found).await;
     let bad = found.0.iter().any(|finding| finding.level == Level::Bad);
     if session.ui.json {
         session.ui.data_json(&json!({"ok": !bad, "findings": found.0}))?;

@@ -12,6 +12,8 @@ mod crash;
 mod daemon;
 /// The offline demo, and how its tape is made.
 mod demo;
+/// Environments by hand, and what `doctor` says about them.
+mod env;
 /// Stand-ins for the services outside.
 mod fakes;
 /// Rules about the code itself.
