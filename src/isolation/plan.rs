@@ -261,6 +261,10 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
     let home = if own { HOME.into() } else { spec.home.clone().unwrap_or_else(|| scratch.into()) };
     let temporary = if own { PathBuf::from("/tmp") } else { scratch.into() };
     let mut path: Vec<String> = Vec::new();
+    if spec.home.is_some() {
+        // What a person would have there: `pip install --user`, `cargo install`.
+        path.extend([".local/bin", ".cargo/bin"].map(|below| home.join(below).display().to_string()));
+    }
     for found in &toolchains {
         environment.extend(found.environment.clone());
         path.extend(found.search.iter().map(|p| p.display().to_string()));

@@ -61,11 +61,19 @@ pub struct Options {
     pub folders: usize,
     pub folder_idle: Duration,
     pub watcher: Watcher,
+    /// Held to this tier, for those who want the same everywhere. `None`: the best that works.
+    pub tier: Option<isolation::Tier>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { keep: Keep::default(), folders: 16, folder_idle: Duration::from_secs(2 * 3600), watcher: None }
+        Self {
+            keep: Keep::default(),
+            folders: 16,
+            folder_idle: Duration::from_secs(2 * 3600),
+            watcher: None,
+            tier: None,
+        }
     }
 }
 
@@ -175,7 +183,7 @@ impl Sandboxd {
 
     /// What this process has for itself; begun at the first call.
     async fn own(&self) -> Result<Arc<Own>, SandboxError> {
-        self.own.get_or_try_init(|| Own::begin(&self.setup)).await.cloned()
+        self.own.get_or_try_init(|| Own::begin(&self.setup, self.options.tier)).await.cloned()
     }
 
     /// The hash of the environment for a tree, and the tree's files.

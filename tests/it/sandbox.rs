@@ -13,6 +13,7 @@ use nightcrew::base::scope::Scope;
 use nightcrew::domain::code::{Edit, TreeId};
 use nightcrew::domain::definition::{Environment, ServiceCommand, SetupCommand};
 use nightcrew::domain::sandbox::{SandboxAnswer, SandboxRequest};
+use nightcrew::isolation::Tier;
 use nightcrew::ports::sandbox::{Files, Job, Listed, Sandbox, SandboxError, SandboxSetup};
 use nightcrew::sandboxes::sandboxd::{Keep, Options, Sandboxd};
 use nightcrew::workspace::Repository;
@@ -106,7 +107,7 @@ impl Bench {
     fn names(&self, below: &str) -> Vec<String> {
         let Ok(entries) = std::fs::read_dir(self.folder.join(below)) else { return Vec::new() };
         let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-        names.retain(|name| !name.ends_with(".lock"));
+        names.retain(|name| !name.ends_with(".lock") && name != "turn");
         names.sort();
         names
     }
@@ -269,6 +270,42 @@ async fn a_fresh_folder_knows_nothing_and_a_kept_one_what_its_step_built() {
     assert!(run(&job, &bench.base, "test ! -e out && test ! -e $HOME/x", false).await.receipt.succeeded());
     assert_eq!(said(&run(&neighbour, &bench.base, "cat out", false).await), "mine");
     drop(sandbox);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_tier_keeps_what_it_should_and_restores_the_rest() {
+    let bench = Bench::new(&[("a", "a1\n"), ("sub/b", "b1\n")]);
+    let line = "cat a >made; mkdir -p $HOME/.local/bin; printf '#!/bin/sh\necho tool\n' >$HOME/.local/bin/own-tool; \
+                chmod 755 $HOME/.local/bin/own-tool; echo spoiled >sub/b; chmod 500 sub";
+    let environment =
+        Environment { setup: vec![setup(line, &["a"])], checks: vec!["own-tool".into()], ..Environment::default() };
+    let mut hashes = std::collections::BTreeSet::new();
+    for tier in Tier::ALL {
+        let sandbox = bench.sandbox(Options { tier: Some(tier), ..Options::default() });
+        let job = bench.job(&environment, "run/fix");
+        match sandbox.prepare(&job, &bench.base).await {
+            Ok(prepared) => {
+                assert_eq!(prepared.sandbox, format!("sandboxd ({tier})"));
+                hashes.insert((tier.own_file_system(), prepared.environment));
+            }
+            Err(SandboxError::Missing { message, help }) => {
+                println!("skipped: {message} ({help})");
+                continue;
+            }
+            Err(error) => panic!("{tier}: {error:?}"),
+        }
+        let tree = bench.edit(&bench.base, "a", "a2\n");
+        for fresh in [true, false, false] {
+            let request = bench.on(&tree, "cat a made sub/b; own-tool; echo junk >sub/b; echo x >\"$JUNIT\"", fresh);
+            let answer = sandbox.run(&job, &request).await.unwrap();
+            assert_eq!(said(&answer), "a2\na1\nb1\ntool", "{tier}, fresh: {fresh}");
+            assert_eq!((answer.junit.as_deref(), answer.receipt.isolation.as_str()), (Some("x\n"), tier.name()));
+        }
+    }
+    // Where the places are not the same, neither is the environment.
+    let own = hashes.iter().filter(|(own, _)| *own).count();
+    assert!(own <= 1 && hashes.len() <= 2, "{hashes:?}");
     bench.close().await;
 }
 
@@ -457,6 +494,22 @@ async fn services_are_up_before_the_command_and_gone_after_it() {
             let told = error.to_string();
             assert!(told.contains("`store`") && told.contains("no disk"), "{told}");
         }
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints durations; run it with --nocapture"]
+async fn copy_speed() {
+    let bench = Bench::new(&[("a", "a\n")]);
+    let sandbox = bench.sandbox(Options::default());
+    let line = "mkdir m; cd m; i=0; while [ $i -lt 200 ]; do mkdir d$i; j=0; while [ $j -lt 100 ]; do echo 0123456789 >d$i/f$j; j=$((j+1)); done; i=$((i+1)); done";
+    let job = bench.job(&Environment { setup: vec![setup(line, &[])], ..Environment::default() }, "run");
+    sandbox.prepare(&job, &bench.base).await.unwrap();
+    for fresh in [true, true, false, false] {
+        let begun = std::time::Instant::now();
+        let answer = sandbox.run(&job, &bench.on(&bench.base, "true", fresh)).await.unwrap();
+        println!("fresh {fresh}: {:?}, command {} ms", begun.elapsed(), answer.receipt.duration_ms);
     }
     bench.close().await;
 }

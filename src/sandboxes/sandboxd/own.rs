@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::isolation::{Helper, Isolation, Search, Setup};
+use crate::isolation::{Helper, Isolation, Search, Setup, Tier};
 use crate::ports::sandbox::{SandboxError, SandboxSetup};
 use crate::workspace::remove_folder;
 
@@ -28,7 +28,7 @@ pub(super) struct Own {
 
 impl Own {
     /// Looks at the machine and removes what others left.
-    pub(super) async fn begin(setup: &SandboxSetup) -> Result<Arc<Self>, SandboxError> {
+    pub(super) async fn begin(setup: &SandboxSetup, tier: Option<Tier>) -> Result<Arc<Self>, SandboxError> {
         let folder = setup.folder.clone();
         let place = move || -> io::Result<_> {
             make_dir(&folder)?;
@@ -42,7 +42,14 @@ impl Own {
             placed.map_err(|error| failed(format!("the sandbox's folder {}: {error}", setup.folder.display())))?;
         let helper = setup.program.clone().map_or(Helper::Own, Helper::Program);
         let begun = Setup { helper, state: own.join("isolation"), search: Search::from_process(vec![folder]) };
-        let isolation = Isolation::begin(begun, setup.scope.clone()).await.map_err(|error| failed(chain(&error)))?;
+        let mut isolation =
+            Isolation::begin(begun, setup.scope.clone()).await.map_err(|error| failed(chain(&error)))?;
+        if let Some(tier) = tier {
+            isolation = isolation.held_to(tier).map_err(|why| SandboxError::Missing {
+                message: format!("commands cannot be confined by {tier}: {}", why.reason),
+                help: why.fix,
+            })?;
+        }
         let runs = own.join("runs");
         Ok(Arc::new(Self { isolation, images: Arc::new(images), runs, serial: AtomicU64::new(1), _lock: lock }))
     }
@@ -64,6 +71,9 @@ fn claim(all: &Path) -> io::Result<(PathBuf, File)> {
             Err(std::fs::TryLockError::Error(error)) => Err(error),
         }
     };
+    // One at a time: between making a lock and taking it, it looks like a dead one's.
+    let turn = File::options().write(true).create(true).truncate(false).open(all.join("turn"))?;
+    turn.lock()?;
     for entry in std::fs::read_dir(all)? {
         let lock = entry?.path();
         if lock.extension().is_some_and(|extension| extension == "lock")
