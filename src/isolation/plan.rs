@@ -115,6 +115,13 @@ const SYSTEM_ETC: &[&str] = &[
     "magic",
     "services",
     "protocols",
+    // Package clients ask for them, and take a file that is there and not to be read as a fault.
+    "os-release",
+    "debian_version",
+    "lsb-release",
+    "redhat-release",
+    "system-release",
+    "alpine-release",
 ];
 
 /// What of `/etc` changes with the packages that are installed: shown as it is at the moment.
