@@ -7,7 +7,8 @@
 //! anything to it.
 //!
 //! In the last tier, which has no network of its own, the socket is on the host's loopback, and the process that watches the command
-//! connects in its stead: there and nowhere else ([`lead`]).
+//! connects in its stead: there and nowhere else ([`lead`]). It opens each connection with a word that the daemon has from it, so that
+//! nobody else on the machine is served.
 
 mod address;
 mod hosts;
@@ -16,14 +17,14 @@ mod machine;
 mod proxy;
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt, Interest};
 
 use self::hosts::{Host, REGISTRIES, Registry, Rules};
 use self::proxy::Gate;
@@ -107,18 +108,25 @@ impl Egress {
     }
 
     /// Waits for the socket that the process inside opens, and serves on it until it is dropped. Cancel safe.
-    pub(super) async fn serve(&self, from: OwnedFd) -> io::Result<()> {
+    ///
+    /// `led`: only those that open with the word.
+    pub(super) async fn serve(&self, from: OwnedFd, led: bool) -> io::Result<()> {
         let from = std::os::unix::net::UnixStream::from(from);
         from.set_nonblocking(true)?;
-        let from = tokio::net::UnixStream::from_std(from)?;
+        let mut from = tokio::net::UnixStream::from_std(from)?;
         let listener = TcpListener::from(from.async_io(Interest::READABLE, || wire::receive_descriptor(&from)).await?);
+        let mut word = Word::default();
+        if led {
+            from.read_exact(&mut word).await?;
+        }
+        let word = led.then_some(word);
         listener.set_nonblocking(true)?;
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let mut connections = FuturesUnordered::new();
         loop {
             tokio::select! {
                 accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
-                    Ok((stream, _)) => connections.push(self.gate.serve(stream)),
+                    Ok((stream, _)) => connections.push(self.gate.serve(stream, word)),
                     // It went away before it was served; or there are no descriptors left, which passes.
                     Err(_) => tokio::time::sleep(std::time::Duration::from_millis(20)).await,
                 },
@@ -128,15 +136,30 @@ impl Egress {
     }
 }
 
-/// Inside: opens the socket and hands it out. Answers with its port.
-pub(super) fn open(to: impl AsFd) -> io::Result<u16> {
+/// Where the proxy listens, seen from inside.
+#[derive(Clone, Copy)]
+pub(super) struct Proxy {
+    pub port: u16,
+    word: Word,
+}
+
+/// With what a connection opens in the last tier: by chance, and never within reach of the command.
+type Word = [u8; 32];
+
+/// Inside: opens the socket and hands it out.
+pub(super) fn open(to: OwnedFd, led: bool) -> io::Result<Proxy> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    wire::send_descriptors(to, &[listener.as_fd()])?;
-    Ok(listener.local_addr()?.port())
+    let mut word = Word::default();
+    wire::send_descriptors(&to, &[listener.as_fd()])?;
+    if led {
+        std::fs::File::open("/dev/urandom")?.read_exact(&mut word)?;
+        std::os::unix::net::UnixStream::from(to).write_all(&word)?;
+    }
+    Ok(Proxy { port: listener.local_addr()?.port(), word })
 }
 
 /// How a command is told of the proxy.
-pub(super) fn variables(port: u16) -> BTreeMap<String, String> {
+pub(super) fn variables(proxy: Proxy) -> BTreeMap<String, String> {
     const NAMES: [&str; 9] = [
         "HTTP_PROXY",
         "HTTPS_PROXY",
@@ -149,7 +172,7 @@ pub(super) fn variables(port: u16) -> BTreeMap<String, String> {
         "CARGO_HTTP_PROXY",
     ];
     let mut variables: BTreeMap<_, _> =
-        NAMES.iter().map(|name| ((*name).to_owned(), format!("http://127.0.0.1:{port}"))).collect();
+        NAMES.iter().map(|name| ((*name).to_owned(), format!("http://127.0.0.1:{}", proxy.port))).collect();
     // Node's own `fetch` looks at the others only when it is told to.
     variables.insert("NODE_USE_ENV_PROXY".into(), "1".into());
     variables

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{DumpableBehavior, Pid, PidfdFlags, Resource, Rlimit, Signal, WaitOptions, WaitStatus};
 
+use super::egress::Proxy;
 use super::helper::{Failure, drop_capabilities, plan, settle, tell};
 use super::plan::{Mount, Plan};
 use super::spec::Limits;
@@ -45,7 +46,7 @@ const STAGE_CODES: [(Stage, i32); 5] = [
 pub(super) fn run(socket: &OwnedFd) -> Result<(), Failure> {
     let (mut plan, Received { stdin, egress }) = plan(socket)?;
     enclose(&plan)?;
-    let proxy = egress.map(egress::open).transpose().map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
+    let proxy = egress.map(|to| egress::open(to, !plan.tier.own_file_system())).transpose().map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
     plan.environment.extend(proxy.map(egress::variables).unwrap_or_default());
     let started = Instant::now();
     let (command, held) = start(&plan, stdin, proxy)?;
@@ -108,7 +109,7 @@ fn hand_over(root: &Path, user: u32) -> io::Result<()> {
 }
 
 /// Starts the command with everything on it that confines it.
-fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<(Pid, Option<Held>), Failure> {
+fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<Proxy>) -> Result<(Pid, Option<Held>), Failure> {
     let rules = ruleset::prepare(plan).map_err(|error| Failure::new(Stage::Landlock, "preparing it", error))?;
     let programs = filter::programs(plan.tier, plan.counted, plan.egress)
         .map_err(|error| Failure::new(Stage::Seccomp, "preparing it", error))?;
@@ -154,7 +155,7 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<(Pid
             None => Failure::new(Stage::Command, program, error),
         }
     })?;
-    let held = ours.zip(proxy).map(|(ours, port)| wire::receive_descriptor(ours).map(|calls| Held { calls, port }));
+    let held = ours.zip(proxy).map(|(ours, proxy)| wire::receive_descriptor(ours).map(|calls| Held { calls, proxy }));
     let held = held.transpose().map_err(|e| Failure::new(Stage::Egress, "the command's connections", e))?;
     // It is waited for together with every other child, by number.
     match Pid::from_raw(child.id().cast_signed()) {
@@ -163,10 +164,10 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<u16>) -> Result<(Pid
     }
 }
 
-/// In the last tier: the command's attempts to connect, and the only port to which they lead.
+/// In the last tier: the command's attempts to connect, and whereto alone they lead.
 struct Held {
     calls: OwnedFd,
-    port: u16,
+    proxy: Proxy,
 }
 
 fn failed_at(stage: Stage) -> io::Error {
@@ -267,7 +268,7 @@ impl<'a> Watched<'a> {
             }
             if let (Some(held), Some(called)) = (&self.held, called.filter(|called| !called.is_empty())) {
                 // Nobody is left who could call; or it cannot be answered, and then nobody connects.
-                if !called.contains(PollFlags::IN) || egress::lead::answer(held.calls.as_fd(), held.port).is_err() {
+                if !called.contains(PollFlags::IN) || egress::lead::answer(held.calls.as_fd(), &held.proxy).is_err() {
                     self.held = None;
                 }
             }

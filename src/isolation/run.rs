@@ -214,7 +214,7 @@ impl Job {
         let mut talk = talk;
         let mut served = std::pin::pin!(async {
             match (&self.egress, egress) {
-                (Some(served), Some(from)) => served.serve(from).await,
+                (Some(served), Some(from)) => served.serve(from, !tier.own_file_system()).await,
                 _ => Ok(()),
             }
         });

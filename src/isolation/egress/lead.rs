@@ -5,7 +5,7 @@
 //! that the command may change while it is looked at; it is read only so that a wrong one fails as it should.
 
 use std::fs;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -13,12 +13,13 @@ use std::time::Duration;
 use rustix::fs::OFlags;
 
 use super::super::sys::{self, HeldConnect};
+use super::Proxy;
 
 /// How long the proxy, on the same machine, may take to accept: nobody is watched meanwhile.
 const ACCEPT: Duration = Duration::from_millis(200);
 
 /// Answers the next call. An error means that no more can be answered.
-pub(in crate::isolation) fn answer(calls: BorrowedFd<'_>, port: u16) -> io::Result<()> {
+pub(in crate::isolation) fn answer(calls: BorrowedFd<'_>, proxy: &Proxy) -> io::Result<()> {
     let call = match sys::held_connect(calls) {
         Ok(call) => call,
         // Its process was killed before it was looked at.
@@ -26,23 +27,24 @@ pub(in crate::isolation) fn answer(calls: BorrowedFd<'_>, port: u16) -> io::Resu
         Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
         Err(error) => return Err(error),
     };
-    let errno = lead(calls, &call, port).err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EPERM));
+    let errno = lead(calls, &call, proxy).err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EPERM));
     match sys::answer_connect(calls, &call, errno) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
 }
 
-fn lead(calls: BorrowedFd<'_>, call: &HeldConnect, port: u16) -> io::Result<()> {
+fn lead(calls: BorrowedFd<'_>, call: &HeldConnect, proxy: &Proxy) -> io::Result<()> {
     // Who may not look into the command cannot lead it either: it is as without a network.
     let closed = |_| io::Error::from_raw_os_error(libc::EPERM);
-    if !is_the_proxy(call, port).map_err(closed)? {
+    if !is_the_proxy(call, proxy.port).map_err(closed)? {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     let flags = flags(call).map_err(closed)?;
-    let proxy = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), ACCEPT)?;
-    proxy.set_nonblocking(flags.contains(OFlags::NONBLOCK))?;
-    sys::replace_descriptor(calls, call, proxy.as_fd(), flags.contains(OFlags::CLOEXEC))
+    let mut socket = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, proxy.port)), ACCEPT)?;
+    socket.write_all(&proxy.word)?;
+    socket.set_nonblocking(flags.contains(OFlags::NONBLOCK))?;
+    sys::replace_descriptor(calls, call, socket.as_fd(), flags.contains(OFlags::CLOEXEC))
 }
 
 /// Whether the address is that of the proxy: family, port and address of a `sockaddr_in`.

@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::Word;
 use super::hosts::{Host, Rules, Target};
 use super::machine::{Reach, Upstream};
 
@@ -63,7 +64,13 @@ impl Gate {
     }
 
     /// Serves one connection to its end. Cancel safe: dropped, it closes both sides.
-    pub(super) async fn serve(&self, mut client: TcpStream) {
+    pub(super) async fn serve(&self, mut client: TcpStream, word: Option<Word>) {
+        if let Some(word) = word {
+            let mut said = Word::default();
+            if !matches!(timeout(PATIENCE, client.read_exact(&mut said)).await, Ok(Ok(_))) || said != word {
+                return;
+            }
+        }
         // A client or a server that goes away is its own business; the command sees it.
         let Ok(Ok(head)) = timeout(PATIENCE, read_head(&mut client)).await else { return };
         let answer = if head.method == "CONNECT" { self.tunnel(&head).await } else { self.fetch(&head).await };

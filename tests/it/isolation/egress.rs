@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use nightcrew::isolation::{Command, Error, Finished, Isolation, Reach, Spec, Tier, check_egress};
+use nightcrew::isolation::{Chunk, Command, Error, Finished, Isolation, Reach, Spec, Tier, check_egress};
 
 use super::{Bench, probe_spec, probes, text};
 
@@ -308,6 +308,27 @@ async fn nothing_is_open_beside_the_proxy() {
         assert!(text(&finished).contains("ANSWER 0: closed\n"), "{tier}: {}", text(&finished));
         let finished = isolation.run(inside_spec(tier, "waiting", &work, &facts, &egress)).await.unwrap();
         assert!(text(&finished).contains("ANSWER 0: connected\n"), "{tier}: {}", text(&finished));
+        // In the tier whose proxy is on the host's loopback nobody else is served.
+        if !tier.own_file_system() {
+            let mut spec = Spec::shell("echo $HTTP_PROXY; exec sleep 60", &work);
+            spec.egress = egress.to_vec();
+            let mut running = isolation.start(spec).await.unwrap();
+            let Some(Chunk::Stdout(proxy)) = running.next().await else { panic!("it does not say where the proxy is") };
+            let proxy = String::from_utf8(proxy).unwrap();
+            let proxy: SocketAddr = proxy.trim().strip_prefix("http://").unwrap().parse().unwrap();
+            let allowed = served.at;
+            let answered = tokio::task::spawn_blocking(move || {
+                let mut stream = TcpStream::connect(proxy).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream.write_all(format!("GET http://{}/ HTTP/1.1\r\nHost: x.test\r\n\r\n", allowed).as_bytes()).unwrap();
+                let mut answer = Vec::new();
+                drop(stream.read_to_end(&mut answer));
+                answer
+            });
+            assert_eq!(answered.await.unwrap(), b"", "a stranger was served");
+            running.handle().kill();
+            running.wait().await.unwrap();
+        }
         // Without a word about hosts there is no proxy, nor a variable that speaks of one.
         let finished = isolation.run(Spec::shell("env | grep -i proxy", &work)).await.unwrap();
         assert_eq!((finished.exit, finished.stdout.text().as_str()), (Some(1), ""), "{tier}");
