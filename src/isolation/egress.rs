@@ -57,9 +57,11 @@ fn read(entries: &[String]) -> Result<(Rules, Vec<&'static Registry>), String> {
 pub(super) struct Egress {
     gate: Gate,
     /// Variables for the command, those of the proxy not among them.
-    pub environment: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
     /// Variables that name a file, with the file's content.
-    pub files: BTreeMap<String, Vec<u8>>,
+    files: BTreeMap<String, Vec<u8>>,
+    /// The content of cargo's configuration, if it needs one.
+    cargo: Option<String>,
 }
 
 impl Egress {
@@ -77,7 +79,7 @@ impl Egress {
             environment
                 .extend(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), "localhost,127.0.0.1,::1".to_owned())));
         }
-        Ok(Self { gate, environment, files: settings.certificates })
+        Ok(Self { gate, environment, files: settings.certificates, cargo: settings.cargo })
     }
 
     /// Tells the command what this machine says about its network. `directory` is the run's own.
@@ -97,6 +99,7 @@ impl Egress {
                 plan.mounts.push(Mount::Read { host, at: inside });
             }
         }
+        plan.cargo.clone_from(&self.cargo);
         environment.retain(|name, _| !spec.environment.contains_key(name));
         plan.environment.extend(environment);
         Ok(())

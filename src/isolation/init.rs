@@ -5,7 +5,7 @@
 //! its descendants leave behind becomes its child, so it finds and kills them all. Invariant: it is never confined by what it
 //! puts on the command, and the command can neither signal, trace nor read it (the last tier's exceptions are its gaps).
 
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
@@ -46,7 +46,10 @@ const STAGE_CODES: [(Stage, i32); 5] = [
 pub(super) fn run(socket: &OwnedFd) -> Result<(), Failure> {
     let (mut plan, Received { stdin, egress }) = plan(socket)?;
     enclose(&plan)?;
-    let proxy = egress.map(|to| egress::open(to, !plan.tier.own_file_system())).transpose().map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
+    let proxy = egress
+        .map(|to| egress::open(to, !plan.tier.own_file_system()))
+        .transpose()
+        .map_err(|e| Failure::new(Stage::Egress, "the proxy's socket", e))?;
     plan.environment.extend(proxy.map(egress::variables).unwrap_or_default());
     let started = Instant::now();
     let (command, held) = start(&plan, stdin, proxy)?;
@@ -79,6 +82,9 @@ fn enclose(plan: &Plan) -> Result<(), Failure> {
     }
     // Nobody may look into this process, its descriptors and its environment.
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(capabilities)?;
+    if let (Some(text), Some(home)) = (&plan.cargo, plan.environment.get("CARGO_HOME")) {
+        configure_cargo(Path::new(home), text).map_err(|e| Failure::new(Stage::Egress, "cargo's configuration", e))?;
+    }
     if let Some(user) = plan.user {
         let ownership = |error| Failure::new(Stage::Ownership, "handing over the work directory", error);
         for root in &plan.disks {
@@ -86,6 +92,20 @@ fn enclose(plan: &Plan) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+/// Cargo takes a mirror from a file alone. An earlier command may have left links in its home: none is followed, and no file replaced.
+fn configure_cargo(home: &Path, text: &str) -> io::Result<()> {
+    match std::fs::create_dir(home) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ if !std::fs::symlink_metadata(home)?.is_dir() => return Ok(()),
+        _ => {}
+    }
+    match std::fs::File::create_new(home.join("config.toml")) {
+        Ok(mut file) => file.write_all(text.as_bytes()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Makes `user` the owner of everything below `root`. Files with several names stay as they are: another name may be in a
@@ -118,7 +138,8 @@ fn start(plan: &Plan, stdin: Option<OwnedFd>, proxy: Option<Proxy>) -> Result<(P
     let (user, alone) = (plan.user, !plan.tier.own_file_system());
     let mut rules = Some(rules);
     let proxy = proxy.filter(|_| alone);
-    let channel = proxy.map(|_| UnixStream::pair()).transpose().map_err(|e| Failure::new(Stage::Egress, "a pair", e))?;
+    let channel =
+        proxy.map(|_| UnixStream::pair()).transpose().map_err(|e| Failure::new(Stage::Egress, "a pair", e))?;
     let (ours, theirs) = channel.unzip();
 
     let [program, arguments @ ..] = &plan.words[..] else {

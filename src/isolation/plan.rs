@@ -85,6 +85,8 @@ pub(super) struct Plan {
     pub stdin: bool,
     /// Whether the command gets a proxy to the network.
     pub egress: bool,
+    /// What is written to cargo's configuration, if there is none in its home.
+    pub cargo: Option<String>,
 }
 
 /// What of the machine goes into every plan.
@@ -334,6 +336,7 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         bubblewrap: None,
         stdin: spec.stdin != Stdin::Nothing,
         egress: !spec.egress.is_empty(),
+        cargo: None,
     }
 }
 

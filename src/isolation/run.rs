@@ -269,7 +269,8 @@ impl Job {
             Stdin::Bytes(_) | Stdin::Open => Some(io::pipe()?),
         };
         let proxy = self.egress.as_ref().map(|_| std::os::unix::net::UnixStream::pair()).transpose()?;
-        let theirs = input.iter().map(|(reader, _)| reader.as_fd()).chain(proxy.iter().map(|(_, theirs)| theirs.as_fd()));
+        let theirs =
+            input.iter().map(|(reader, _)| reader.as_fd()).chain(proxy.iter().map(|(_, theirs)| theirs.as_fd()));
         let descriptors: Vec<_> = [plan.as_fd()].into_iter().chain(theirs).collect();
         wire::send_descriptors(&ours, &descriptors)?;
         ours.set_nonblocking(true)?;

@@ -37,6 +37,8 @@ pub struct Reach {
     /// Configuration files of pip and of npm, the one that counts most last.
     pub pip: Vec<PathBuf>,
     pub npm: Vec<PathBuf>,
+    /// And of cargo, likewise: of these only by which mirror crates.io is replaced.
+    pub cargo: Vec<PathBuf>,
     /// Hosts whose addresses are known without asking the resolver. They are judged as its answers are.
     pub addresses: BTreeMap<String, Vec<IpAddr>>,
 }
@@ -44,7 +46,7 @@ pub struct Reach {
 impl fmt::Debug for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<_> = self.variables.keys().collect();
-        f.debug_struct("Reach").field("variables", &names).field("pip", &self.pip).field("npm", &self.npm).finish()
+        f.debug_struct("Reach").field("variables", &names).finish_non_exhaustive()
     }
 }
 
@@ -55,6 +57,8 @@ pub(super) struct Settings {
     /// Variables that name a file, with its content.
     pub certificates: BTreeMap<String, Vec<u8>>,
     pub mirrors: Vec<Target>,
+    /// The content of cargo's configuration, where the machine has a mirror: there are no variables for it.
+    pub cargo: Option<String>,
 }
 
 /// The machine's own proxy.
@@ -77,10 +81,12 @@ impl Reach {
         );
         let system = ["/etc/npmrc", "/usr/etc/npmrc", "/usr/local/etc/npmrc"].map(PathBuf::from).into_iter();
         let npm = system.chain([at_home(".npmrc"), file("NPM_CONFIG_USERCONFIG")].into_iter().flatten());
+        let cargo_home = file("CARGO_HOME").or_else(|| at_home(".cargo"));
+        let cargo = cargo_home.iter().flat_map(|home| [home.join("config.toml"), home.join("config")]).collect();
         let of_registries = REGISTRIES.iter().flat_map(|registry| registry.indexes.iter().chain(registry.settings));
         let names = of_registries.chain(&CERTIFICATES).chain(&PROXIES);
         let variables = names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
-        Self { variables, pip: pip.collect(), npm: npm.collect(), addresses: BTreeMap::new() }
+        Self { variables, pip: pip.collect(), npm: npm.collect(), cargo, addresses: BTreeMap::new() }
     }
 
     /// What a command needs that reaches `registries`.
@@ -110,6 +116,14 @@ impl Reach {
             for name in registry.settings {
                 settings.environment.extend(all.get(*name).map(|value| ((*name).to_owned(), value.clone())));
             }
+        }
+        let crates = registries.iter().any(|registry| registry.name == "crates");
+        if let Some(index) = self.cargo.iter().filter(|_| crates).find_map(|file| cargo(&read(file))) {
+            let url = index.strip_prefix("sparse+").unwrap_or(&index);
+            settings.mirrors.push(mirror("source.crates-io in cargo's configuration", url, &[])?);
+            settings.cargo = Some(format!(
+                "[source.crates-io]\nreplace-with = \"mirror\"\n\n[source.mirror]\nregistry = \"{index}\"\n"
+            ));
         }
         for name in CERTIFICATES {
             let Some(path) = all.get(name) else { continue };
@@ -233,6 +247,33 @@ fn npm(text: &str) -> (BTreeMap<String, String>, Vec<String>) {
     (found, closed)
 }
 
+/// The index by which a `config.toml` of cargo replaces crates.io, as far as it is written in the usual way: a section per source.
+fn cargo(text: &str) -> Option<String> {
+    let plain = |text: &str| text.replace(['"', '\'', ' '], "");
+    let (mut section, mut values) = (String::new(), BTreeMap::new());
+    for line in text.lines().map(str::trim).filter(|line| !line.starts_with('#')) {
+        if let Some(name) = line.strip_prefix('[') {
+            section = plain(name.split(']').next()?);
+        } else if let Some((key, value)) = line.split_once('=') {
+            let value = value.trim();
+            let quote = value.chars().next().filter(|quote| ['"', '\''].contains(quote));
+            let value = quote.and_then(|quote| value.get(1..)?.split(quote).next());
+            values.extend(value.map(|value| (format!("{section}.{}", plain(key)), value.to_owned())));
+        }
+    }
+    let mut name = "crates-io".to_owned();
+    // A replacement may be replaced in turn.
+    for _ in 0..4 {
+        match values.get(&format!("source.{name}.replace-with")) {
+            Some(next) => name.clone_from(next),
+            None => break,
+        }
+    }
+    let index =
+        values.get(&format!("source.{name}.registry")).or_else(|| values.get(&format!("registries.{name}.index")));
+    index.filter(|index| name != "crates-io" && !index.contains(['"', '\\'])).cloned()
+}
+
 fn read(path: &PathBuf) -> String {
     String::from_utf8_lossy(&read_bytes(path)).into_owned()
 }
@@ -298,6 +339,13 @@ mod tests {
                    https://two.example:8443/x\ntimeout = 9\n[list]\nindex-url = https://no.example\n";
         let reach = Reach {
             pip: vec![file("pip.conf", pip), folder.path().join("none")],
+            cargo: vec![
+                folder.path().join("none"),
+                file(
+                    "config.toml",
+                    "[source.crates-io]\nreplace-with = 'corp' # a comment\n[source.corp]\nregistry = \"sparse+https://crates.example/i/\"\n",
+                ),
+            ],
             npm: vec![file("npmrc", &format!("registry=https://npm.example/\ncafile = \"{authority}\"\n"))],
             ..reach(&[("PIP_INDEX_URL", "http://10.0.0.7:3141/root"), ("GOPROXY", "https://go.example,direct")])
         };
@@ -315,8 +363,18 @@ mod tests {
         ];
         assert_eq!(environment, expected);
         assert_eq!(settings.certificates.keys().collect::<Vec<_>>(), ["NPM_CONFIG_CAFILE"]);
+        assert_eq!(settings.cargo, None);
         // Only what the named registries need.
-        assert!(reach.settings(&of(&["crates"])).ok().unwrap().environment.is_empty());
+        let settings = reach.settings(&of(&["crates"])).ok().unwrap();
+        assert_eq!((settings.environment.len(), settings.mirrors[0].to_string().as_str()), (0, "crates.example:443"));
+        assert!(settings.cargo.unwrap().ends_with("registry = \"sparse+https://crates.example/i/\"\n"));
+        for none in
+            ["", "[source.crates-io]\n", "[source.x]\nregistry = \"https://x.example\"\n", "[net]\noffline = true\n"]
+        {
+            assert_eq!(cargo(none), None, "{none}");
+        }
+        let by_name = "[source.crates-io]\nreplace-with = \"x\"\n[registries.x]\nindex = \"https://x.example\"\n";
+        assert_eq!(cargo(by_name).as_deref(), Some("https://x.example"));
     }
 
     #[test]
@@ -334,10 +392,20 @@ mod tests {
             (reach(&[("PIP_EXTRA_INDEX_URL", "https://a.example https://:s3cret@b.example")]), "a user or a password"),
             (reach(&[("SSL_CERT_FILE", &key)]), "a private key"),
             (reach(&[("PIP_INDEX_URL", "file:///s3cret")]), "no http address"),
+            (
+                Reach {
+                    cargo: vec![file(
+                        "config.toml",
+                        "[source.crates-io]\nreplace-with = \"x\"\n[source.x]\nregistry = \"https://a:s3cret@x.example\"\n",
+                    )],
+                    ..Reach::default()
+                },
+                "a user or a password",
+            ),
             (Reach { npm: vec![file("npmrc", npmrc)], ..Reach::default() }, "the token"),
         ];
         for (reach, says) in refused {
-            let error = reach.settings(&of(&["pypi", "npm"])).err().unwrap();
+            let error = reach.settings(&of(&["pypi", "npm", "crates"])).err().unwrap();
             assert!(error.contains(says) && !error.contains("s3cret"), "{error}");
             assert!(!format!("{reach:?}").contains("s3cret"), "{reach:?}");
         }

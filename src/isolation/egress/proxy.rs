@@ -292,3 +292,22 @@ async fn dial_upstream(upstream: &Upstream) -> io::Result<TcpStream> {
 fn credentials(upstream: &Upstream) -> String {
     upstream.authorization.as_ref().map(|value| format!("Proxy-Authorization: {value}\r\n")).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::duplex;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_too_much_does_not_pass() {
+        let (mut far, mut from) = duplex(64);
+        let (mut to, mut there) = duplex(64);
+        far.write_all(&[1; 40]).await.unwrap();
+        let (total, moved) = (AtomicU64::new(70), AtomicU64::new(0));
+        let error = pour(&mut from, &mut to, &total, 100, &moved).await.unwrap_err();
+        drop(to);
+        assert_eq!(error.kind(), io::ErrorKind::QuotaExceeded);
+        assert_eq!(there.read(&mut [0; 64]).await.unwrap(), 0);
+    }
+}

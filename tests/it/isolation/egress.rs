@@ -89,7 +89,10 @@ fn inside() {
                 stream.write_all(ask.as_bytes()).unwrap();
                 let mut answer = Vec::new();
                 drop(stream.read_to_end(&mut answer));
-                println!("\nANSWER {number}: {}", String::from_utf8_lossy(&answer).replace("\r\n", "|").replace('\n', "_"));
+                println!(
+                    "\nANSWER {number}: {}",
+                    String::from_utf8_lossy(&answer).replace("\r\n", "|").replace('\n', "_")
+                );
             }
         }
         // A socket that does not block stays one.
@@ -192,25 +195,55 @@ async fn a_command_reaches_what_is_named_and_nothing_else() {
     let (here, there) = (served.at, other.at);
     let port = there.port();
     let egress = [here.to_string(), format!("named.test:{port}"), "*.below.test".into()];
-    let get = |host: &str| format!("GET http://{host}/path?x HTTP/1.1\r\nHost: elsewhere.test\r\nProxy-Secret: 1\r\nAccept: a/b\r\n\r\n");
+    let get = |host: &str| {
+        format!("GET http://{host}/path?x HTTP/1.1\r\nHost: elsewhere.test\r\nProxy-Secret: 1\r\nAccept: a/b\r\n\r\n")
+    };
     let tunnel = |host: &str| format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\nping\nGET / HTTP/1.1\r\n\r\n");
     // What is asked, the beginning of the answer, and what it names as refused.
     let cases: Vec<(String, &str, Option<String>)> = vec![
         (get(&here.to_string()), "HTTP/1.1 200 OK|", None),
         (tunnel(&here.to_string()), "HTTP/1.1 200 Connection established||<ping>_HTTP/1.1 200 OK|", None),
         (format!("GET http://{here}/away HTTP/1.1\r\n\r\n"), "HTTP/1.1 302 Found|", None),
-        (get(&there.to_string()), "HTTP/1.1 403 nightcrew refused 127.0.0.1", Some(format!("{there} (not in network.setup)"))),
+        (
+            get(&there.to_string()),
+            "HTTP/1.1 403 nightcrew refused 127.0.0.1",
+            Some(format!("{there} (not in network.setup)")),
+        ),
         (tunnel(&there.to_string()), "HTTP/1.1 403", None),
         (tunnel("example.org:443"), "HTTP/1.1 403", Some("example.org:443 (not in network.setup)".into())),
         // By a name that is allowed and leads where it must not.
-        (tunnel(&format!("named.test:{port}")), "HTTP/1.1 403", Some(format!("named.test:{port} (127.0.0.1 is not a public address)"))),
+        (
+            tunnel(&format!("named.test:{port}")),
+            "HTTP/1.1 403",
+            Some(format!("named.test:{port} (127.0.0.1 is not a public address)")),
+        ),
         (get(&format!("named.test:{port}")), "HTTP/1.1 403", None),
-        (tunnel("metadata.below.test:80"), "HTTP/1.1 403", Some("metadata.below.test:80 (169.254.169.254 is not a public address)".into())),
-        (tunnel("wrapped.below.test:443"), "HTTP/1.1 403", Some("wrapped.below.test:443 (64:ff9b::7f00:1 is not a public address)".into())),
+        (
+            tunnel("metadata.below.test:80"),
+            "HTTP/1.1 403",
+            Some("metadata.below.test:80 (169.254.169.254 is not a public address)".into()),
+        ),
+        (
+            tunnel("wrapped.below.test:443"),
+            "HTTP/1.1 403",
+            Some("wrapped.below.test:443 (64:ff9b::7f00:1 is not a public address)".into()),
+        ),
         // The same server by other spellings.
-        (tunnel(&format!("localhost:{port}")), "HTTP/1.1 403", Some(format!("localhost:{port} (not in network.setup)"))),
-        (tunnel(&format!("[::ffff:127.0.0.1]:{port}")), "HTTP/1.1 403", Some(format!("[::ffff:127.0.0.1]:{port} (not in network.setup)"))),
-        (tunnel(&format!("2130706433:{port}")), "HTTP/1.1 403", Some("an address that cannot be read (not a host and a port)".into())),
+        (
+            tunnel(&format!("localhost:{port}")),
+            "HTTP/1.1 403",
+            Some(format!("localhost:{port} (not in network.setup)")),
+        ),
+        (
+            tunnel(&format!("[::ffff:127.0.0.1]:{port}")),
+            "HTTP/1.1 403",
+            Some(format!("[::ffff:127.0.0.1]:{port} (not in network.setup)")),
+        ),
+        (
+            tunnel(&format!("2130706433:{port}")),
+            "HTTP/1.1 403",
+            Some("an address that cannot be read (not a host and a port)".into()),
+        ),
         (tunnel(&format!("0x7f.1:{port}")), "HTTP/1.1 403", None),
         (get(&format!("{here}@{there}")), "HTTP/1.1 403", None),
         (format!("GET http://{here}\\@{there}/ HTTP/1.1\r\n\r\n"), "HTTP/1.1 403", None),
@@ -253,7 +286,10 @@ async fn a_command_reaches_what_is_named_and_nothing_else() {
         assert_eq!(finished.refused, refused, "{tier}");
         let heard = served.heard.lock().unwrap().clone();
         // The server is asked as the host that was judged, and not told what is for the proxy.
-        assert!(heard.starts_with(&format!("GET /path?x HTTP/1.1\nHost: {here}\nConnection: close\nAccept: a/b\n")), "{heard}");
+        assert!(
+            heard.starts_with(&format!("GET /path?x HTTP/1.1\nHost: {here}\nConnection: close\nAccept: a/b\n")),
+            "{heard}"
+        );
         assert!(!heard.contains("elsewhere") && !heard.contains("Proxy-"), "{heard}");
         assert_eq!(*other.heard.lock().unwrap(), "", "{tier}");
     }
@@ -290,7 +326,19 @@ async fn nothing_is_open_beside_the_proxy() {
     ]
     .map(|(name, value)| (name.to_owned(), value))
     .into();
-    let network = ["tcp_", "udp_", "dns", "metadata_", "unix_", "vsock", "packet_", "descriptors_", "ptrace", "io_uring", "memory_of"];
+    let network = [
+        "tcp_",
+        "udp_",
+        "dns",
+        "metadata_",
+        "unix_",
+        "vsock",
+        "packet_",
+        "descriptors_",
+        "ptrace",
+        "io_uring",
+        "memory_of",
+    ];
     for (tier, isolation) in bench.tiers() {
         let work = bench.work(&format!("beside-{tier}"));
         let mut tried = 0;
@@ -320,7 +368,9 @@ async fn nothing_is_open_beside_the_proxy() {
             let answered = tokio::task::spawn_blocking(move || {
                 let mut stream = TcpStream::connect(proxy).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                stream.write_all(format!("GET http://{}/ HTTP/1.1\r\nHost: x.test\r\n\r\n", allowed).as_bytes()).unwrap();
+                stream
+                    .write_all(format!("GET http://{}/ HTTP/1.1\r\nHost: x.test\r\n\r\n", allowed).as_bytes())
+                    .unwrap();
                 let mut answer = Vec::new();
                 drop(stream.read_to_end(&mut answer));
                 answer
@@ -364,7 +414,10 @@ async fn the_machines_own_proxy_and_certificates_are_used() {
         ("SSL_CERT_FILE".to_owned(), authority.display().to_string()),
         ("PIP_INDEX_URL".to_owned(), "https://mirror.test/simple".to_owned()),
     ];
-    let bench = bench.reaching(Reach { variables: variables.into(), ..Reach::default() }).await;
+    let cargo = bench.root.join("config.toml");
+    let mirror = "[source.crates-io]\nreplace-with = \"x\"\n[source.x]\nregistry = \"sparse+https://crates.test/\"\n";
+    std::fs::write(&cargo, mirror).unwrap();
+    let bench = bench.reaching(Reach { variables: variables.into(), cargo: vec![cargo], ..Reach::default() }).await;
     for (tier, isolation) in bench.tiers() {
         heard.lock().unwrap().clear();
         let work = bench.work(&format!("chain-{tier}"));
@@ -390,10 +443,17 @@ async fn the_machines_own_proxy_and_certificates_are_used() {
         ];
         assert_eq!(lines, expected, "{tier}");
 
-        let mut spec = Spec::shell("env; cat \"$SSL_CERT_FILE\"", &work);
-        spec.egress = egress.to_vec();
+        let mut spec = Spec::shell(
+            "env; cat \"$SSL_CERT_FILE\" && cat \"$CARGO_HOME/config.toml\" && touch \"$CARGO_HOME/x\" && echo fine",
+            &work,
+        );
+        spec.egress = egress.iter().cloned().chain(["crates".to_owned()]).collect();
         let said = text(&isolation.run(spec).await.unwrap());
-        assert!(said.contains("BEGIN CERTIFICATE") && said.contains("PIP_INDEX_URL=https://mirror.test/simple"), "{said}");
+        assert!(
+            said.contains("BEGIN CERTIFICATE") && said.contains("PIP_INDEX_URL=https://mirror.test/simple"),
+            "{said}"
+        );
+        assert!(said.contains("registry = \"sparse+https://crates.test/\"\nfine\n"), "{said}");
         assert!(!said.contains("s3cret"), "{said}");
     }
     bench.close().await;
@@ -404,7 +464,9 @@ async fn what_cannot_be_reached_is_said_before_anything_runs() {
     let variables = [("PIP_INDEX_URL".to_owned(), "https://me:s3cret@mirror.test/simple".to_owned())];
     let bench = Bench::new().await.reaching(Reach { variables: variables.into(), ..Reach::default() }).await;
     let Some((_, isolation)) = bench.tiers().into_iter().next() else { return bench.close().await };
-    for (entry, says) in [("pipy", "no known registry"), ("pypi", "holds a user or a password"), ("127.0.0.1", "name the port")] {
+    for (entry, says) in
+        [("pipy", "no known registry"), ("pypi", "holds a user or a password"), ("127.0.0.1", "name the port")]
+    {
         let mut spec = Spec::shell("echo ran", bench.work("early"));
         spec.egress = vec![entry.into()];
         let error = isolation.run(spec).await.unwrap_err();
