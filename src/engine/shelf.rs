@@ -211,3 +211,104 @@ fn change(kept: Kept, wanted: &Snapshot) -> Result<Worktree, Error> {
     worktree.change(&snapshot, wanted)?;
     Ok(worktree)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::env::process_variable;
+    use crate::domain::code::Edit;
+    use crate::workspace::{Access, Git, Origin, ReadInput};
+
+    struct Place {
+        _folder: tempfile::TempDir,
+        shelf: Shelf,
+        repositories: Vec<(Arc<Repository>, TreeId)>,
+    }
+
+    /// Two repositories of fifty files each.
+    fn place() -> Place {
+        let folder = tempfile::tempdir().unwrap();
+        let git = Git::find(process_variable("PATH").unwrap().as_ref()).unwrap();
+        let repositories = ["one", "two"].map(|name| {
+            let user = folder.path().join(name);
+            std::fs::create_dir(&user).unwrap();
+            for n in 0..50 {
+                std::fs::write(user.join(format!("{n}.txt")), format!("{name} {n}\n")).unwrap();
+            }
+            let script =
+                "git init -q -b main && git add -A && git -c user.name=u -c user.email=u@example commit -q -m x";
+            let made = std::process::Command::new("sh").args(["-c", script]).current_dir(&user).status().unwrap();
+            assert!(made.success());
+            let origin = Origin::folder(&user).unwrap();
+            let repository = Repository::open(&git, &folder.path().join("repositories"), origin).unwrap();
+            let tree = repository.fetch("main", &Access::none()).unwrap().tree;
+            (repository, tree)
+        });
+        let worktrees = Worktrees::open(&folder.path().join("worktrees")).unwrap();
+        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories: repositories.into(), _folder: folder }
+    }
+
+    fn edit(repository: &Arc<Repository>, tree: &TreeId, content: &str) -> TreeId {
+        let write = Edit::Write { path: "0.txt".into(), content: content.into() };
+        repository.edit(tree, &[write]).unwrap().tree
+    }
+
+    fn first(copy: &Copy) -> String {
+        copy.code().read(&ReadInput { path: "0.txt".into(), ..ReadInput::default() }).unwrap()
+    }
+
+    #[test]
+    fn an_edit_changes_the_copy_that_nobody_reads_and_never_one_that_is_read() {
+        let place = place();
+        let (one, base) = &place.repositories[0];
+        let copy = place.shelf.copy(one, base).unwrap().unwrap();
+        let folder = copy.worktree.path().to_owned();
+        drop(copy);
+        let edited = edit(one, base, "edited\n");
+        let copy = place.shelf.copy(one, &edited).unwrap().unwrap();
+        assert_eq!((copy.worktree.path(), place.shelf.len()), (folder.as_path(), 1));
+        assert_eq!(first(&copy), "1: edited\n[1 lines in all]");
+        // The first one is still being read.
+        let other = place.shelf.copy(one, base).unwrap().unwrap();
+        assert_eq!((first(&other), place.shelf.len()), ("1: one 0\n[1 lines in all]".to_owned(), 2));
+        assert_eq!(first(&copy), "1: edited\n[1 lines in all]");
+        // Two that read the same share it.
+        let again = place.shelf.copy(one, base).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&other, &again));
+    }
+
+    #[test]
+    fn there_are_never_more_copies_than_may_be_and_idle_ones_make_room() {
+        let place = place();
+        let (one, base) = &place.repositories[0];
+        let mut trees = vec![base.clone()];
+        trees.extend((1..=MOST).map(|n| edit(one, base, &format!("{n}\n"))));
+        let mut held: Vec<_> = trees[..MOST].iter().map(|tree| place.shelf.copy(one, tree).unwrap().unwrap()).collect();
+        assert!(place.shelf.copy(one, &trees[MOST]).unwrap().is_none());
+        let (two, other) = &place.repositories[1];
+        assert!(place.shelf.copy(two, other).unwrap().is_none());
+        let gone = held.remove(2).worktree.path().to_owned();
+        assert_eq!(first(&place.shelf.copy(two, other).unwrap().unwrap()), "1: two 0\n[1 lines in all]");
+        assert!(!gone.exists());
+        assert_eq!(place.shelf.len(), MOST);
+    }
+
+    #[test]
+    fn many_that_want_the_same_tree_at_once_get_one_copy_of_it() {
+        let place = place();
+        let (one, base) = &place.repositories[0];
+        let trees: Vec<_> = (0..3).map(|n| edit(one, base, &format!("{n}\n"))).collect();
+        std::thread::scope(|scope| {
+            for n in 0..24 {
+                let (shelf, tree) = (&place.shelf, &trees[n % 3]);
+                scope.spawn(move || {
+                    for _ in 0..5 {
+                        let copy = shelf.copy(one, tree).unwrap().unwrap();
+                        assert_eq!(first(&copy), format!("1: {}\n[1 lines in all]", n % 3));
+                    }
+                });
+            }
+        });
+        assert!(place.shelf.len() <= 3, "{}", place.shelf.len());
+    }
+}

@@ -57,4 +57,11 @@ mod tests {
         }
         assert!(ALL.iter().filter(|kind| kind.always).all(|kind| kind.ready));
     }
+
+    #[test]
+    fn an_agent_with_every_tool_still_has_a_small_fixed_part() {
+        // Of the 8 KB that tools and instructions may have together.
+        let bytes: usize = ALL.iter().map(|kind| serde_json::to_string(&spec(kind)).unwrap().len()).sum();
+        assert!(bytes <= 5 * 1024, "{bytes} bytes");
+    }
 }

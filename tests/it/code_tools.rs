@@ -1,7 +1,9 @@
 //! Agents at work on code, through the whole way: a scripted model over HTTP asks, the engine's executor acts, the answers go back.
 //! What belongs here: the tools `read search tree edit run_tests run` under both bindings, and what blocks a run before them.
 
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,7 +14,8 @@ use serde_json::{Value, json};
 
 use crate::fakes::model::{ModelServer, Reply, Request};
 use crate::fakes::sandbox::{self, End, Script};
-use crate::workspace::user_git;
+use crate::workspace::hostile::serve;
+use crate::workspace::{files, user_git};
 use crate::world::{REGISTRY, World};
 
 /// A world with a user's clone at `code` and a scripted sandbox.
@@ -95,7 +98,9 @@ struct Ended {
 
 async fn run(model: &ModelServer, world: &World, yaml: &str) -> Ended {
     let process = world.open(|_| {});
-    let start = world.claim(&process, yaml, "k").await.unwrap();
+    static RUNS: AtomicUsize = AtomicUsize::new(0);
+    let key = format!("k{}", RUNS.fetch_add(1, Ordering::Relaxed));
+    let start = world.claim(&process, yaml, &key).await.unwrap();
     let id = start.id.clone();
     let outcome = process.run(start).await;
     let failure = process.view(&id).failure;
@@ -584,4 +589,62 @@ async fn agents_side_by_side_each_see_their_own_edits() {
         assert_eq!(text.matches(&format!("{name} was here")).count(), 6, "{text}");
         assert_eq!(text.matches("was here").count(), 6, "{text}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clone_is_made_with_the_token_which_stands_nowhere() {
+    let model = ModelServer::script(turns(vec![vec![("read", json!({"path": "a.txt"}))]]));
+    let mut world = world(&model, |code| put(code, "a.txt", "from a server\n"));
+    with_environment(&mut world, ENVIRONMENT);
+    sandbox::script(world.path(), |_, _| Ok(End::default()));
+    let served = world.path().join("served/acme");
+    std::fs::create_dir_all(&served).unwrap();
+    user_git(&served, &["clone", "-q", "--bare", "../../code", "api.git"]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let token = world.path().join("github.token");
+    std::fs::write(&token, "ghp_hunter2hunter2\n").unwrap();
+    world.config = world.config.replace("secrets: {", "secrets: {GITHUB: {file: github.token}, ");
+    world.config.push_str(&format!(
+        "services:\n  github: {{git_url: \"http://127.0.0.1:{port}\", token: secret:GITHUB}}\n\
+         profiles:\n  local: {{repository: clone, tools: clone}}\n"
+    ));
+    let yaml = BOSS.replace("{path: code, ref: main}", "{github: acme/api, ref: main}");
+    let (stop, heads) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
+    let server = {
+        let (root, stop, heads) = (world.path().join("served"), stop.clone(), heads.clone());
+        let wanted = "Basic eC1hY2Nlc3MtdG9rZW46Z2hwX2h1bnRlcjJodW50ZXIy";
+        std::thread::spawn(move || serve(listener, &root, wanted, &stop, &heads))
+    };
+    let ended = run(&model, &world, &yaml).await;
+    assert_eq!(ended.outcome, Some(Outcome::NothingNew), "{:?}", ended.failure);
+    assert_eq!(ended.results, [(false, "1: from a server\n[1 lines in all]".to_owned())]);
+    for (path, (_, content)) in files(&world.state()) {
+        let text = String::from_utf8_lossy(&content);
+        assert!(!text.contains("hunter2") && !text.contains("Z2hwX2h1bnRlcjJ"), "the token stands in {path}");
+    }
+    // A token that is refused, and one that is not there.
+    for (content, message, help) in [
+        (
+            Some("other"),
+            "fetching `main` from http://127.0.0.1",
+            "`services.github.token` may read the contents of acme/api",
+        ),
+        (Some("two words"), "secret `GITHUB` holds characters that a token does not have", "`services.github.token`"),
+        (None, "secret `GITHUB`: cannot read", "`services.github.token`"),
+    ] {
+        match content {
+            Some(content) => std::fs::write(&token, content).unwrap(),
+            None => std::fs::remove_file(&token).unwrap(),
+        }
+        let ended = run(&model, &world, &yaml).await;
+        let failure = ended.failure.unwrap();
+        assert_eq!(ended.outcome, Some(Outcome::Blocked), "{failure}");
+        assert!(failure.message.contains(message), "{failure}");
+        assert!(failure.help.as_deref().unwrap().contains(help), "{failure:?}");
+    }
+    stop.store(true, Ordering::Relaxed);
+    drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
+    server.join().unwrap();
+    assert!(heads.lock().unwrap().iter().all(|head| head.contains("/acme/api.git/")));
 }

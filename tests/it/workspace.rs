@@ -1,7 +1,7 @@
 //! Workspaces over real git repositories: fetching, editing, comparing, copying, reading. What belongs here: what needs git or a
 //! file system; pure rules are tested beside them. Hostile repositories are in `workspace/hostile.rs`.
 
-mod hostile;
+pub mod hostile;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -647,10 +647,11 @@ fn header(head: &str, name: &str) -> Option<String> {
     })
 }
 
-/// Answers requests with git's own server, as a CGI.
-fn serve(
+/// Answers requests with git's own server, as a CGI, if they bear this authorization.
+pub fn serve(
     listener: TcpListener,
     root: &Path,
+    wanted: &str,
     stop: &std::sync::atomic::AtomicBool,
     heads: &std::sync::Mutex<Vec<String>>,
 ) {
@@ -664,7 +665,7 @@ fn serve(
             continue;
         }
         heads.lock().unwrap().push(head.clone());
-        if header(&head, "authorization").as_deref() != Some("Basic hunter2") {
+        if header(&head, "authorization").as_deref() != Some(wanted) {
             stream.write_all(b"HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm=x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
             continue;
         }
@@ -710,7 +711,7 @@ fn a_server_is_asked_with_the_credential_and_nobody_else_gets_it() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let heads = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        scope.spawn(|| serve(listener, place.folder.path(), &stop, &heads));
+        scope.spawn(|| serve(listener, place.folder.path(), "Basic hunter2", &stop, &heads));
         let open = |host: &str| {
             let origin = Origin::server(&format!("http://{host}:{port}/user/.git")).unwrap();
             Repository::open(&place.git, &place.folder.path().join("repositories"), origin).unwrap()
