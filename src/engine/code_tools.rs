@@ -59,8 +59,8 @@ impl Executor {
         };
         let answer = self.command(at, code, command, None, halt).await?;
         let filter = request.input["filter"].as_str().map(str::trim).filter(|filter| !filter.is_empty());
-        let folder = self.workshop()?.folder().display().to_string();
-        let place = Place { at: answer.receipt.at, folder: Some(&folder) };
+        let folder = self.workshop()?.shown_folder();
+        let place = Place { at: answer.receipt.at, folder: folder.as_deref() };
         Ok(ToolAnswer::text(tests_text(&answer, filter, &place)))
     }
 
@@ -77,8 +77,8 @@ impl Executor {
         }
         let wall = request.input["wall_s"].as_u64().unwrap_or(WALL).clamp(1, MOST_WALL);
         let answer = self.command(at, code, command.to_owned(), Some(wall), halt).await?;
-        let folder = self.workshop()?.folder().display().to_string();
-        let place = Place { at: answer.receipt.at, folder: Some(&folder) };
+        let folder = self.workshop()?.shown_folder();
+        let place = Place { at: answer.receipt.at, folder: folder.as_deref() };
         Ok(ToolAnswer::text(command_text(&answer, &place)))
     }
 

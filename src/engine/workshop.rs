@@ -139,13 +139,7 @@ impl Workshop {
             }
         };
         let access = if clones { access(settings)? } else { Access::none() };
-        Ok(Source {
-            repository,
-            access,
-            reference,
-            origin: people,
-            bound: if clones { "clone" } else { "path" },
-        })
+        Ok(Source { repository, access, reference, origin: people, bound: if clones { "clone" } else { "path" } })
     }
 
     fn git(&self) -> Result<Git, Stop> {
@@ -169,9 +163,10 @@ impl Workshop {
         Ok(self.shelf.get_or_init(|| Shelf::new(worktrees)))
     }
 
-    /// The folder below which everything of it is.
-    pub fn folder(&self) -> &Path {
-        &self.setup.folder
+    /// The folder below which everything of it is, as commands see it that share the host's file system. `None` before anything
+    /// is in it.
+    pub(super) fn shown_folder(&self) -> Option<String> {
+        Some(std::fs::canonicalize(&self.setup.folder).ok()?.display().to_string())
     }
 
     /// The sandboxes that something has asked for so far.

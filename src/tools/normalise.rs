@@ -26,7 +26,7 @@ pub struct Place<'a> {
 }
 
 /// Where the code lies inside of sandboxes that have a file system of their own.
-const INSIDE: &[&str] = &["/work"];
+const INSIDE: &str = "/work";
 
 #[allow(clippy::expect_used)] // The patterns are constants, and a test compiles them.
 fn regex(pattern: &str) -> Regex {
@@ -123,9 +123,10 @@ fn is_invisible(c: char) -> bool {
 /// The output of a command that ran at `place`.
 pub fn output(text: &str, place: &Place<'_>) -> String {
     let mut text = in_order(&plain(text));
-    for root in INSIDE.iter().copied().chain(place.folder) {
-        text = without_root(&text, root);
+    if let Some(folder) = place.folder.filter(|folder| text.contains(folder)) {
+        text = as_inside(&text, folder);
     }
+    text = without_root(&text, INSIDE);
     for (rule, with) in RULES.iter() {
         if let std::borrow::Cow::Owned(changed) = rule.replace_all(&text, *with) {
             text = changed;
@@ -171,6 +172,19 @@ fn in_order(text: &str) -> String {
         out.push('\n');
     }
     out
+}
+
+/// Paths of a sandbox that shows the host's own, as they are in one that has a file system of its own: `FOLDER/…/work`, `…/home`
+/// and `…/results`.
+fn as_inside(text: &str, folder: &str) -> String {
+    let pattern = format!(r"{}(?:/[\w.+-]+)*?/(work|home|results)\b", regex::escape(folder));
+    // The folder is the host's; one that makes no pattern is left as it is.
+    let Ok(pattern) = Regex::new(&pattern) else { return text.to_owned() };
+    let inside = |found: &Captures<'_>| match &found[1] {
+        "home" => "/home/user".to_owned(),
+        own => format!("/{own}"),
+    };
+    pattern.replace_all(text, inside).into_owned()
 }
 
 /// Absolute paths below `root` become relative ones: to an agent the code lies at `.`.
@@ -284,7 +298,11 @@ mod tests {
                 "/work/src/lib.rs:41: bad, in /work, /workspaces/x, a/work/b",
                 "src/lib.rs:41: bad, in ., /workspaces/x, a/work/b",
             ),
-            ("/var/lib/x/work/a.py:3, '/var/lib/x/work'", "a.py:3, '.'"),
+            ("/var/lib/x/work/sandboxes/d/own/3/runs/12/work/src/a.py:3", "src/a.py:3"),
+            (
+                "in '/var/lib/x/work/sandboxes/d/own/3/runs/12/work', /var/lib/x/work/sandboxes/d/r/1/home/.cache",
+                "in '.', /home/user/.cache",
+            ),
             ("wrote /tmp/.tmpAb3dEf/x and /tmp/pytest-of-me/pytest-12/t0", "wrote <tmp>/x and <tmp>/t0"),
             (
                 "commit 3f9c2ab1, sha256:0123456789abcdef0123456789abcdef",

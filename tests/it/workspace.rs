@@ -751,3 +751,56 @@ fn no_path_and_no_swapped_link_leads_out_of_a_directory() {
         assert!(inside > 0 && opened > inside, "{inside} {opened}");
     });
 }
+
+#[test]
+fn a_tree_is_made_of_two_with_modes_and_contents_as_they_are() {
+    use nightcrew::workspace::Pick;
+    let place = Place::new();
+    place.write("src/a.rs", "old\n");
+    place.write("tests/moved.rs", "test\n");
+    place.write("tests/gone.rs", "test\n");
+    place.write("tests/data/x.bin", b"\0old");
+    place.write("keep.txt", "keep\n");
+    place.commit();
+    let (repository, base) = place.fetched();
+    place.write("src/a.rs", "new\n");
+    place.user(&["mv", "tests/moved.rs", "tests/here.rs"]);
+    std::fs::remove_file(place.clone().join("tests/gone.rs")).unwrap();
+    std::fs::remove_dir_all(place.clone().join("tests/data")).unwrap();
+    place.write("tests/data", "a file now\n");
+    place.write("tests/run.sh", "#!/bin/sh\n");
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(place.clone().join("tests/run.sh"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    place.commit();
+    let new = repository.fetch("main", &Access::none()).unwrap().tree;
+    let as_in = |path: &str| Pick::AsIn(path.into());
+    let picks = [
+        as_in("tests/moved.rs"),
+        as_in("tests/here.rs"),
+        as_in("tests/gone.rs"),
+        as_in("tests/data"),
+        as_in("tests/data/x.bin"),
+        as_in("tests/run.sh"),
+        Pick::Text { path: "keep.txt".into(), content: "kept\n".into() },
+    ];
+    let made = repository.pick(&base, &new, &picks).unwrap();
+    let written = place.worktrees().fresh(&repository, &made).unwrap();
+    let wanted: BTreeMap<String, (u32, Vec<u8>)> = [
+        ("src/a.rs", 0o644, "old\n"),
+        ("tests/here.rs", 0o644, "test\n"),
+        ("tests/data", 0o644, "a file now\n"),
+        ("tests/run.sh", 0o755, "#!/bin/sh\n"),
+        ("keep.txt", 0o644, "kept\n"),
+    ]
+    .map(|(path, bits, content)| (path.to_owned(), (bits, content.as_bytes().to_vec())))
+    .into();
+    assert_eq!(files(written.path()), wanted);
+    assert_eq!(repository.pick(&base, &new, &[]).unwrap(), base);
+    for bad in ["../x", "/x", ""] {
+        assert!(repository.pick(&base, &new, &[as_in(bad)]).is_err(), "{bad}");
+    }
+    // The same by edits: what was below a folder goes before a file takes its name.
+    let edits = [delete("tests/data/x.bin"), write("tests/data", "a file now\n")];
+    let edited = repository.edit(&base, &edits).unwrap().tree;
+    assert_eq!(text(&repository, &edited, "tests/data"), "a file now\n");
+}
