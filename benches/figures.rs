@@ -1,4 +1,4 @@
-//! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules),
+//! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules, search),
 //! measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or `cargo bench -- turn records`.
 //!
 //! It says what is, not whether that is good: a shared machine is noisy, so look at the ratios and at several runs. Every
@@ -20,6 +20,7 @@ mod prompt;
 mod records;
 mod sandboxes;
 mod schedules;
+mod search;
 mod server;
 mod startup;
 mod table;
@@ -54,6 +55,7 @@ const GROUPS: &[Group] = &[
     ("prompt", prompt::prompt),
     ("schedules", schedules::schedules),
     ("isolation", sandboxes::start),
+    ("search", search::search),
 ];
 
 fn main() {
