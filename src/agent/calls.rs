@@ -202,11 +202,11 @@ impl Calls {
         if call.input.to_string().len() > MOST_INPUT {
             return Plan::Answer(mistake(format!("the arguments have more than {} KB", MOST_INPUT / 1024)));
         }
-        let mistakes = tools::input::mistakes(&spec.input_schema, &call.input);
+        let mut input = tools::input::without_nulls(&spec.input_schema, call.input.clone());
+        let mistakes = tools::input::mistakes(&spec.input_schema, &input);
         if !mistakes.is_empty() {
             return Plan::Answer(mistake(format!("the arguments are wrong: {}", mistakes.join("; "))));
         }
-        let mut input = call.input.clone();
         match call.name.as_str() {
             "complain" => return Plan::Answer(self.complain(question, &input)),
             "budget" => return Plan::Ask(Activity::Account),

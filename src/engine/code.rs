@@ -153,7 +153,7 @@ impl Executor {
                 }
                 CodeRequest::Apply { base, patch } => repository.apply(base, patch.as_bytes()),
                 CodeRequest::Carry { base, new, onto } => repository.carry(base, new, onto),
-                CodeRequest::Tests { base, new } => tests_of(repository, base, new),
+                CodeRequest::Tests { base, new } => tests_of(repository, base, new, &RULES),
             };
             new.map(|tree| raw(&NewTree { tree })).map_err(tree_stop)
         })
@@ -161,8 +161,17 @@ impl Executor {
     }
 }
 
+/// What is a test.
+struct Rules {
+    is_test: fn(&str) -> bool,
+    with_tests_of: fn(&str, &str) -> Option<String>,
+}
+
+const RULES: Rules = Rules { is_test: proof::is_test, with_tests_of: proof::with_tests_of };
+
 /// `base` with its tests as in `new`, and all else as it was.
-fn tests_of(repository: &Arc<Repository>, base: &TreeId, new: &TreeId) -> Result<TreeId, Error> {
+fn tests_of(repository: &Arc<Repository>, base: &TreeId, new: &TreeId, rules: &Rules) -> Result<TreeId, Error> {
+    let is_test = rules.is_test;
     let diff: TreeDiff = repository.diff(base, new)?;
     let (before, after) = (repository.snapshot(base)?, repository.snapshot(new)?);
     let text = |tree: &crate::workspace::Snapshot, path: &str| -> Result<Option<String>, Error> {
@@ -176,16 +185,16 @@ fn tests_of(repository: &Arc<Repository>, base: &TreeId, new: &TreeId) -> Result
     for change in &diff.changes {
         // A test that was moved goes from its old place; what was no test there stays.
         for path in change.old_path.iter().chain([&change.path]) {
-            if proof::is_test(path) {
+            if is_test(path) {
                 picks.push(Pick::AsIn(path.clone()));
             }
         }
         let old_path = change.old_path.as_ref().unwrap_or(&change.path);
-        if proof::is_test(old_path) || proof::is_test(&change.path) || !old_path.ends_with(".rs") {
+        if is_test(old_path) || is_test(&change.path) || !old_path.ends_with(".rs") {
             continue;
         }
         if let (Some(was), Some(is)) = (text(&before, old_path)?, text(&after, &change.path)?)
-            && let Some(content) = proof::with_tests_of(&was, &is)
+            && let Some(content) = (rules.with_tests_of)(&was, &is)
         {
             picks.push(Pick::Text { path: old_path.clone(), content });
         }
@@ -289,5 +298,63 @@ impl Workshop {
                 sandbox.release(run).await;
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::repository;
+    use super::*;
+    use crate::domain::code::Edit;
+
+    fn write(path: &str, content: &str) -> Edit {
+        Edit::Write { path: path.into(), content: content.into() }
+    }
+
+    #[test]
+    fn the_tests_of_a_change_are_taken_over_and_nothing_else_of_it() {
+        let rules = Rules {
+            is_test: |path| path.starts_with("tests/"),
+            // What stands behind a mark is the test module.
+            with_tests_of: |base, new| {
+                let (code, _) = base.split_once("#t")?;
+                let (_, tests) = new.split_once("#t")?;
+                Some(format!("{code}#t{tests}")).filter(|text| text != base)
+            },
+        };
+        let base = [("src/a.rs", "old#t1"), ("src/b.rs", "b#t1"), ("src/c.py", "c#t1"), ("tests/old.rs", "x\ny\nz\n")];
+        let (_folder, repository, tree) = repository(&base);
+        let edits = [
+            write("src/a.rs", "new#t2"),
+            write("src/b.rs", "changed#t1"),
+            write("src/c.py", "c#t2"),
+            write("src/new.rs", "n#t1"),
+            write("tests/new.rs", "red"),
+            Edit::Rename { from: "tests/old.rs".into(), to: "src/no_test_any_more.rs".into() },
+        ];
+        let new = repository.edit(&tree, &edits).unwrap().tree;
+        let made = tests_of(&repository, &tree, &new, &rules).unwrap();
+        let snapshot = repository.snapshot(&made).unwrap();
+        let files: Vec<(String, String)> = snapshot
+            .entries()
+            .unwrap()
+            .iter()
+            .map(|entry| {
+                let content = snapshot.read(&entry.path, 1000).unwrap();
+                (entry.path.to_string(), String::from_utf8(content).unwrap())
+            })
+            .collect();
+        let wanted = [("src/a.rs", "old#t2"), ("src/b.rs", "b#t1"), ("src/c.py", "c#t1"), ("tests/new.rs", "red")];
+        assert_eq!(files, wanted.map(|(path, content)| (path.to_owned(), content.to_owned())));
+        assert_eq!(tests_of(&repository, &tree, &tree, &rules).unwrap(), tree);
+    }
+
+    #[test]
+    fn what_a_failed_command_said_fits_into_a_message() {
+        let said = last_lines("\u{1b}[31mone\u{1b}[0m\r\n\n  two\u{7}  words \n", 100);
+        assert_eq!(said, "one / two words");
+        assert_eq!(last_lines("abcdef", 3), "…def");
+        assert_eq!(one_line(" a\n b ", 100), "a b");
+        assert_eq!(one_line("abcdef", 3), "abc…");
     }
 }

@@ -61,7 +61,8 @@ impl Executor {
         let filter = request.input["filter"].as_str().map(str::trim).filter(|filter| !filter.is_empty());
         let folder = self.workshop()?.shown_folder();
         let place = Place { at: answer.receipt.at, folder: folder.as_deref() };
-        Ok(ToolAnswer::text(tests_text(&answer, filter, &place)))
+        let suite = suite::read(&answer.stdout, &answer.stderr, answer.junit.as_deref());
+        Ok(ToolAnswer::text(tests_text(&answer, &suite, filter, &place)))
     }
 
     async fn run_command(
@@ -140,12 +141,8 @@ fn look_at(code: &Code, request: &ToolRequest) -> Result<String, Error> {
 }
 
 fn input<T: DeserializeOwned>(request: &ToolRequest) -> Result<T, Error> {
-    // Some models send every field of a schema, with null for those that they do not mean.
-    let mut input = request.input.clone();
-    if let Some(fields) = input.as_object_mut() {
-        fields.retain(|_, value| !value.is_null());
-    }
-    serde_json::from_value(input).map_err(|error| Error::Refused(format!("the arguments are wrong: {error}")))
+    serde_json::from_value(request.input.clone())
+        .map_err(|error| Error::Refused(format!("the arguments are wrong: {error}")))
 }
 
 fn edit(workshop: &Workshop, source: &Source, request: &ToolRequest, at: &CodeAt) -> Result<ToolAnswer, Stop> {
@@ -244,8 +241,7 @@ fn command_text(answer: &SandboxAnswer, place: &Place<'_>) -> String {
 }
 
 /// What an agent is told of a run of the tests: verdict, counts, failing tests, the end of the output.
-fn tests_text(answer: &SandboxAnswer, filter: Option<&str>, place: &Place<'_>) -> String {
-    let suite = suite::read(&answer.stdout, &answer.stderr, answer.junit.as_deref());
+fn tests_text(answer: &SandboxAnswer, suite: &Suite, filter: Option<&str>, place: &Place<'_>) -> String {
     let verdict = if answer.receipt.succeeded() { "the tests passed" } else { "the tests FAILED" };
     let mut text = format!("{verdict}: {}", ended(&answer.receipt));
     match suite.format.as_str() {
@@ -257,7 +253,7 @@ fn tests_text(answer: &SandboxAnswer, filter: Option<&str>, place: &Place<'_>) -
         text.push_str(&format!("(not sure: {})\n", normalise::plain(doubt)));
     }
     if let Some(filter) = filter {
-        text.push_str(&filtered(&suite, filter));
+        text.push_str(&filtered(suite, filter));
     }
     let fits = |case: &&Case| filter.is_none_or(|filter| case.name.contains(filter));
     let failed: Vec<&Case> = suite.cases.iter().filter(|case| case.state == CaseState::Failed).filter(fits).collect();
@@ -309,4 +305,87 @@ fn filtered(suite: &Suite, filter: &str) -> String {
         text.push_str(&format!("  and {} more\n", fitting.len() - MOST_NAMES));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::hash::Hash;
+
+    fn answer(exit: Option<i32>, stopped: Option<&str>, stdout: &str) -> SandboxAnswer {
+        SandboxAnswer {
+            receipt: CommandReceipt {
+                command: "make test".into(),
+                tree: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+                exit,
+                signal: None,
+                stopped: stopped.map(Into::into),
+                duration_ms: 1234,
+                output: Hash::of(""),
+                environment: Hash::of(""),
+                provider: "sandboxd".into(),
+                isolation: "bubblewrap".into(),
+                gaps: Vec::new(),
+                network: "none".into(),
+                fresh: false,
+                at: "2026-11-20T08:00:00Z".parse().unwrap(),
+            },
+            stdout: stdout.into(),
+            stderr: String::new(),
+            junit: None,
+        }
+    }
+
+    fn place() -> Place<'static> {
+        Place { at: "2026-11-20T08:00:00Z".parse().unwrap(), folder: None }
+    }
+
+    fn case(name: &str, state: CaseState, message: &str) -> Case {
+        Case { name: name.into(), state, message: message.into() }
+    }
+
+    #[test]
+    fn failing_tests_come_first_and_the_end_of_the_output_last() {
+        let suite = Suite {
+            cases: vec![
+                case("duration::negative", CaseState::Failed, "at /work/src/d.rs:4\nleft: 1, in 0.02s"),
+                case("duration::zero", CaseState::Passed, ""),
+                case("time::skipped", CaseState::Skipped, ""),
+            ],
+            format: "cargo".into(),
+            doubts: vec!["a name stands twice".into()],
+        };
+        let answer = answer(Some(101), None, "error: test failed\n");
+        let head = "the tests FAILED: exit code 101; 1 passed, 1 failed, 1 skipped\n(not sure: a name stands twice)\n";
+        let failed = "\nFAILED duration::negative\n  at src/d.rs:4\n  left: 1, in <duration>\n";
+        let end = "\n--- the end of the output ---\nerror: test failed";
+        assert_eq!(tests_text(&answer, &suite, None, &place()), format!("{head}{failed}{end}"));
+        let shown = tests_text(&answer, &suite, Some("time"), &place());
+        let narrowed = "of these with `time` in the name: 0 passed, 0 failed, 1 skipped\n  skipped time::skipped\n";
+        assert_eq!(shown, format!("{head}{narrowed}{end}"));
+        let none = tests_text(&answer, &suite, Some("nothing"), &place());
+        assert!(none.contains("no test has `nothing` in its name"), "{none}");
+    }
+
+    #[test]
+    fn an_end_is_told_in_words_and_answers_are_bounded() {
+        let none = Suite::default();
+        let stopped = answer(None, Some("wall"), "");
+        assert_eq!(
+            tests_text(&stopped, &none, None, &place()),
+            "the tests FAILED: stopped: it took too long; single tests could not be told apart"
+        );
+        assert_eq!(command_text(&answer(None, Some("memory"), ""), &place()), "stopped by a limit: memory");
+        let long = "line of output\n".repeat(100_000);
+        let many = Suite {
+            cases: (0..500).map(|n| case(&format!("t{n:03}"), CaseState::Failed, &long)).collect(),
+            format: "junit".into(),
+            doubts: Vec::new(),
+        };
+        let text = tests_text(&answer(Some(1), None, &long), &many, Some("t"), &place());
+        // Below the size from which a result is stored instead of shown.
+        assert!(text.len() < 16 * 1024, "{}", text.len());
+        assert!(text.contains("488 more failed") && text.contains("  and 440 more\n"), "{text}");
+        assert!(command_text(&answer(Some(0), None, &long), &place()).len() < MOST_OUTPUT + 200);
+    }
 }

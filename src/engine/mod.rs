@@ -15,6 +15,8 @@ mod inspect;
 mod lines;
 mod publish;
 mod shelf;
+#[cfg(test)]
+mod testing;
 mod transcript;
 pub mod workshop;
 

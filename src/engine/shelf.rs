@@ -214,38 +214,30 @@ fn change(kept: Kept, wanted: &Snapshot) -> Result<Worktree, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::testing::repository;
     use super::*;
-    use crate::base::env::process_variable;
     use crate::domain::code::Edit;
-    use crate::workspace::{Access, Git, Origin, ReadInput};
+    use crate::workspace::ReadInput;
 
     struct Place {
-        _folder: tempfile::TempDir,
+        _folders: Vec<tempfile::TempDir>,
         shelf: Shelf,
         repositories: Vec<(Arc<Repository>, TreeId)>,
     }
 
     /// Two repositories of fifty files each.
     fn place() -> Place {
-        let folder = tempfile::tempdir().unwrap();
-        let git = Git::find(process_variable("PATH").unwrap().as_ref()).unwrap();
-        let repositories = ["one", "two"].map(|name| {
-            let user = folder.path().join(name);
-            std::fs::create_dir(&user).unwrap();
-            for n in 0..50 {
-                std::fs::write(user.join(format!("{n}.txt")), format!("{name} {n}\n")).unwrap();
-            }
-            let script =
-                "git init -q -b main && git add -A && git -c user.name=u -c user.email=u@example commit -q -m x";
-            let made = std::process::Command::new("sh").args(["-c", script]).current_dir(&user).status().unwrap();
-            assert!(made.success());
-            let origin = Origin::folder(&user).unwrap();
-            let repository = Repository::open(&git, &folder.path().join("repositories"), origin).unwrap();
-            let tree = repository.fetch("main", &Access::none()).unwrap().tree;
-            (repository, tree)
-        });
-        let worktrees = Worktrees::open(&folder.path().join("worktrees")).unwrap();
-        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories: repositories.into(), _folder: folder }
+        let own = tempfile::tempdir().unwrap();
+        let worktrees = Worktrees::open(&own.path().join("worktrees")).unwrap();
+        let (mut folders, mut repositories) = (vec![own], Vec::new());
+        for name in ["one", "two"] {
+            let files: Vec<_> = (0..50).map(|n| (format!("{n}.txt"), format!("{name} {n}\n"))).collect();
+            let files: Vec<_> = files.iter().map(|(path, content)| (path.as_str(), content.as_str())).collect();
+            let (folder, repository, tree) = repository(&files);
+            folders.push(folder);
+            repositories.push((repository, tree));
+        }
+        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories, _folders: folders }
     }
 
     fn edit(repository: &Arc<Repository>, tree: &TreeId, content: &str) -> TreeId {

@@ -13,6 +13,22 @@ pub fn mistakes(schema: &Value, value: &Value) -> Vec<String> {
     found
 }
 
+/// The input without fields that may be left out and are null: some models send every field that they know of.
+pub fn without_nulls(schema: &Value, mut input: Value) -> Value {
+    let required =
+        |name: &str| schema["required"].as_array().is_some_and(|list| list.iter().any(|field| field == name));
+    let takes_null = |name: &str| {
+        let of = &schema["properties"][name];
+        let mut found = Vec::new();
+        check(of, &Value::Null, "", &mut found);
+        found.is_empty()
+    };
+    if let Some(fields) = input.as_object_mut() {
+        fields.retain(|name, value| !value.is_null() || required(name) || takes_null(name));
+    }
+    input
+}
+
 fn check(schema: &Value, value: &Value, at: &str, found: &mut Vec<String>) {
     if let Some(choices) = schema["anyOf"].as_array() {
         let fits = |choice: &Value| {
@@ -91,6 +107,21 @@ fn is(ty: &str, value: &Value) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_null_says_no_more_than_a_field_that_is_left_out() {
+        let schema = json!({
+            "type": "object",
+            "properties": {"path": {"type": "string"}, "skip": {"type": "integer"}, "day": {"type": ["string", "null"]}},
+            "required": ["path"],
+            "additionalProperties": false
+        });
+        let sent = json!({"path": null, "skip": null, "day": null});
+        assert_eq!(without_nulls(&schema, sent), json!({"path": null, "day": null}));
+        assert_eq!(without_nulls(&schema, json!([null])), json!([null]));
+        // A name that the schema does not know stays, so that it is told.
+        assert_eq!(mistakes(&schema, &json!({"path": "a", "pth": 1})), ["`input` has no field `pth`"]);
+    }
 
     #[test]
     fn extra_missing_and_wrong_fields_are_named() {

@@ -342,7 +342,7 @@ async fn both_bindings_answer_alike_after_edits_and_without_files() {
         assert!(*bad && !text.is_empty(), "{} was not refused: {text}", edits[n].1);
     }
     assert!(edited[13].1.contains("3 times"), "{}", edited[13].1);
-    assert_eq!(edited[14].0, false);
+    assert!(!edited[14].0, "{}", edited[14].1);
     assert!(edited[15].1.starts_with("`content` and `delete` were given together"), "{}", edited[15].1);
     assert!(
         answer(&answers, r#"read {"path":"src/lib.rs"}"#)
@@ -647,4 +647,60 @@ async fn a_clone_is_made_with_the_token_which_stands_nowhere() {
     drop(TcpStream::connect(("127.0.0.1", port)).unwrap());
     server.join().unwrap();
     assert!(heads.lock().unwrap().iter().all(|head| head.contains("/acme/api.git/")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_on_code_goes_on_after_a_crash_at_every_entry_with_its_edits() {
+    let calls = || {
+        turns(vec![
+            vec![("edit", json!({"path": "a.txt", "content": "one\n"})), ("search", json!({"pattern": "."}))],
+            vec![("run", json!({"command": "cat a.txt"})), ("read", json!({"path": "a.txt"}))],
+            vec![("edit", json!({"path": "a.txt", "old": "one", "new": "two"})), ("tree", json!({}))],
+            vec![("run", json!({"command": "cat a.txt b.txt"})), ("search", json!({"pattern": "o"}))],
+        ])
+    };
+    let make = |model: &ModelServer| {
+        let mut world = world(model, |code| {
+            put(code, "a.txt", "zero\n");
+            put(code, "b.txt", "b\n");
+        });
+        with_environment(&mut world, ENVIRONMENT);
+        sandbox::script(world.path(), |_, folder| {
+            let stdout = std::fs::read_to_string(folder.join("a.txt")).unwrap();
+            Ok(End { stdout, ..End::default() })
+        });
+        world
+    };
+    let model = ModelServer::script(calls());
+    let calm = make(&model);
+    let process = calm.open(|_| {});
+    let start = calm.claim(&process, BOSS, "k").await.unwrap();
+    assert_eq!(process.run(start).await, Some(Outcome::NothingNew));
+    let entries = process.journal.reader().entries_after(None, 0, 10_000).unwrap().len() as i64;
+    process.stop().await;
+    let undisturbed = results(&model);
+    assert_eq!(undisturbed.len(), 8);
+    assert!(undisturbed[6].1.contains("two") && entries > 20, "{undisturbed:?}");
+
+    for n in 1..entries {
+        let model = ModelServer::script(calls());
+        let world = make(&model);
+        let dying = world.open(|options| options.die_after = Some(n));
+        if let Ok(start) = world.claim(&dying, BOSS, "k").await {
+            dying.run(start).await;
+        }
+        dying.stop().await;
+        let process = world.open(|_| {});
+        let open = process.journal.reader().open_runs().unwrap();
+        let Some(id) = open.first().map(|start| start.id.clone()) else {
+            assert!(n < 3 || n + 1 >= entries, "the run is lost after entry {n}");
+            process.stop().await;
+            continue;
+        };
+        assert_eq!(process.engine.resume_open().await.unwrap(), 1);
+        assert_eq!(process.engine.wait(&id).await.unwrap(), Some(Outcome::NothingNew), "after entry {n}");
+        process.stop().await;
+        model.assert_clean();
+        assert_eq!(results(&model), undisturbed, "after entry {n}");
+    }
 }
