@@ -3,11 +3,12 @@
 //! An agent's edit makes a new tree that differs from the last by a file or two. So a copy that nobody reads at the moment is
 //! brought to the tree that is wanted, by writing what differs; copies are made whole only when there is none to start from.
 //! Readers of one tree share one copy; a copy that is read is never touched, so agents on different trees do not see each other.
-//! At most [`MOST`] copies are kept. When all are being read, the answer is `None`, and the caller reads the tree itself, which
-//! answers the same.
+//! At most [`MOST`] copies are kept. When all are being read, or a repository cannot be written out, the caller reads the tree
+//! itself, which answers the same.
 //!
 //! Only the host writes here: no sandbox ever sees one of these folders, so what stands in them can be believed.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -36,6 +37,8 @@ struct State {
     /// Trees that somebody is writing at this moment.
     making: Vec<(PathBuf, TreeId)>,
     snapshots: Vec<(PathBuf, Snapshot)>,
+    /// Repositories that could not be written out: too large, a full disk. It is not tried again at every look.
+    unfit: BTreeSet<PathBuf>,
     /// Grows with every use.
     clock: u64,
 }
@@ -106,11 +109,15 @@ impl Shelf {
         Ok(snapshot)
     }
 
-    /// The tree as files. `None`: every copy that may be kept is being read. Blocking.
+    /// The tree as files. `None`: every copy that may be kept is being read, or the repository could not be written out before.
+    /// Blocking.
     ///
-    /// Errors: those of writing files; the tree itself may still be read.
+    /// Errors: those of writing files, once for a repository; the tree itself may still be read.
     pub fn copy(&self, repository: &Arc<Repository>, tree: &TreeId) -> Result<Option<Arc<Copy>>, Error> {
         let place = repository.folder().to_owned();
+        if self.state().unfit.contains(&place) {
+            return Ok(None);
+        }
         let snapshot = self.snapshot(repository, tree)?;
         // Outside of the lock: it may list the files.
         snapshot.entries()?;
@@ -143,7 +150,7 @@ impl Shelf {
                 self.worktrees.fresh_of(&snapshot)
             }),
         };
-        let worktree = made?;
+        let worktree = made.inspect_err(|_| drop(self.state().unfit.insert(place.clone())))?;
         let copy = Arc::new(Copy { code: Code::Directory(Directory::open(worktree.path())?), worktree });
         let mut state = self.state();
         state.clock += 1;
@@ -220,7 +227,7 @@ mod tests {
     use crate::workspace::ReadInput;
 
     struct Place {
-        _folders: Vec<tempfile::TempDir>,
+        folders: Vec<tempfile::TempDir>,
         shelf: Shelf,
         repositories: Vec<(Arc<Repository>, TreeId)>,
     }
@@ -237,7 +244,7 @@ mod tests {
             folders.push(folder);
             repositories.push((repository, tree));
         }
-        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories, _folders: folders }
+        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories, folders: folders }
     }
 
     fn edit(repository: &Arc<Repository>, tree: &TreeId, content: &str) -> TreeId {
@@ -302,5 +309,18 @@ mod tests {
             }
         });
         assert!(place.shelf.len() <= 3, "{}", place.shelf.len());
+    }
+
+    #[test]
+    fn what_cannot_be_written_out_is_not_tried_again_at_every_look() {
+        let place = place();
+        let (one, base) = &place.repositories[0];
+        let (two, other) = &place.repositories[1];
+        let worktrees = place.folders[0].path().join("worktrees");
+        std::fs::remove_dir(&worktrees).unwrap();
+        assert!(place.shelf.copy(one, base).is_err());
+        std::fs::create_dir(&worktrees).unwrap();
+        assert!(place.shelf.copy(one, base).unwrap().is_none());
+        assert!(place.shelf.copy(two, other).unwrap().is_some());
     }
 }
