@@ -150,7 +150,13 @@ impl Shelf {
                 self.worktrees.fresh_of(&snapshot)
             }),
         };
-        let worktree = made.inspect_err(|_| drop(self.state().unfit.insert(place.clone())))?;
+        let worktree = match made {
+            Ok(worktree) => worktree,
+            Err(error) => {
+                self.state().unfit.insert(place);
+                return Err(error);
+            }
+        };
         let copy = Arc::new(Copy { code: Code::Directory(Directory::open(worktree.path())?), worktree });
         let mut state = self.state();
         state.clock += 1;
