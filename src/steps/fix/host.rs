@@ -1,6 +1,6 @@
 //! The host's part of a fix: the suite on the base, the change as data, the suite with it. No word of the agent enters here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::base::hash::Hash;
 use crate::domain::activity::{Activity, CodeRequest, Difference, NewTree};
 use crate::domain::code::TreeId;
 use crate::domain::finding::FindingsRequest;
-use crate::domain::proof::{CaseState, Evidence, Proven, Stage, StageKind, Suite};
+use crate::domain::proof::{Case, CaseState, Evidence, Proven, Stage, StageKind, Suite};
 use crate::domain::run::Failure;
 use crate::domain::sandbox::{SandboxAnswer, SandboxRequest, Workspace};
 use crate::policy::diff::{Finding, Rule};
@@ -42,17 +42,34 @@ impl Base {
         &self.workspace.tree
     }
 
-    /// What each test did; the worse of two runs, for what failed once is not to be relied on.
+    /// What each test did in the first run.
     pub fn states(&self) -> BTreeMap<&str, CaseState> {
-        let mut states = BTreeMap::new();
-        for case in self.stages.iter().flat_map(|stage| &stage.suite.cases) {
-            let state = states.entry(case.name.as_str()).or_insert(case.state);
-            if case.state == CaseState::Failed {
-                *state = CaseState::Failed;
-            }
-        }
-        states
+        self.stages.first().map(|stage| states(&stage.suite)).unwrap_or_default()
     }
+
+    /// Tests that fail, or did not do the same twice: they say nothing about a change.
+    pub fn unreliable(&self) -> BTreeSet<&str> {
+        let first = self.states();
+        let again = self.stages.get(1).map(|stage| states(&stage.suite));
+        let is_same = |name: &str, state| again.as_ref().is_none_or(|again| again.get(name) == Some(&state));
+        first
+            .iter()
+            .filter(|(name, state)| **state == CaseState::Failed || !is_same(name, **state))
+            .map(|(name, _)| *name)
+            .collect()
+    }
+
+    /// Tests that failed each time.
+    fn known_failures(&self) -> BTreeSet<&str> {
+        let failed = |stage: &Stage, name: &str| states(&stage.suite).get(name) == Some(&CaseState::Failed);
+        let mut names = self.unreliable();
+        names.retain(|name| self.stages.iter().all(|stage| failed(stage, name)));
+        names
+    }
+}
+
+fn states(suite: &Suite) -> BTreeMap<&str, CaseState> {
+    suite.cases.iter().map(|case| (case.name.as_str(), case.state)).collect()
 }
 
 /// What the host knows of one change. Filled as it goes, so that a stop half-way leaves what was found.
@@ -113,7 +130,7 @@ impl Host<'_> {
         if let Some(why) = unreadable(&stage) {
             return Err(does_not_run(&why, &stage, &answer));
         }
-        let failed = has_failed(&stage.suite) || !stage.receipt.succeeded();
+        let failed = has_failed(&stage.suite);
         let mut stages = vec![stage];
         if failed {
             let (again, _) = self.suite(&format!("{label}/again"), StageKind::BaseAgain, (&tree, &tree), 1).await?;
@@ -234,32 +251,57 @@ impl Host<'_> {
             );
             return Ok(false);
         }
-        let stage = format!("{label}reproduced");
-        let (stage, answer) = self.suite(&stage, StageKind::Reproduced, (base.tree(), &test_tree), 0).await?;
+        let trees = (base.tree(), &test_tree);
+        let (mut stage, mut answer) =
+            self.suite(&format!("{label}reproduced"), StageKind::Reproduced, trees, 0).await?;
+        if unreadable(&stage).is_none() && has_changed(base, &stage.suite) {
+            // A test that was there before does something else: by chance, or because of the new ones. The second run decides.
+            let again = format!("{label}reproduced-again");
+            (stage, answer) = self.suite(&again, StageKind::Reproduced, trees, 1).await?;
+        }
         let states = base.states();
-        let is_red =
-            stage.suite.cases.iter().any(|case| {
-                case.state == CaseState::Failed && states.get(case.name.as_str()) != Some(&CaseState::Failed)
-            });
-        judged.output =
-            Some(("your tests on the base, without your fix".into(), outcome_text(&stage, &states, &answer)));
+        let is_new = |case: &&Case| !states.contains_key(case.name.as_str());
+        let new: Vec<&Case> = stage.suite.cases.iter().filter(is_new).collect();
+        let is_red = new.iter().any(|case| case.state == CaseState::Failed);
+        if let Some(why) = unreadable(&stage) {
+            judged.unproved(format!(
+                "the suite with your tests alone, on the code without your fix: {why}. A test that cannot be built or loaded \
+                 there shows nothing: write it against what is there, so that it runs and fails"
+            ));
+        } else if new.is_empty() {
+            judged.unproved(
+                "your tests do not appear in the results: put one into a file and under a name by which the test command finds \
+                 it",
+            );
+        } else if !is_red {
+            let names: Vec<String> = new.iter().map(|case| case.name.clone()).collect();
+            judged.unproved(format!(
+                "no new test fails without the fix, so none of them shows the error ({}): make one do what the report says",
+                list(&names)
+            ));
+        }
+        judged.output = Some(("your tests on the base, without your fix".into(), outcome_text(&stage, base, &answer)));
         judged.stages.push(stage);
-        Ok(is_red)
+        Ok(judged.why.is_empty())
     }
 
     /// The whole change.
     async fn patched(&self, label: &str, base: &Base, tree: &TreeId, judged: &mut Judged) -> Result<(), Stop> {
         let trees = (base.tree(), tree);
         let (stage, answer) = self.suite(&format!("{label}patched"), StageKind::Patched, trees, 0).await?;
-        let states = base.states();
-        let mut worse = worse(&states, &stage.suite);
+        let mut worse = worse(base, &stage.suite);
         let readable = unreadable(&stage);
-        let output = outcome_text(&stage, &states, &answer);
+        let output = outcome_text(&stage, base, &answer);
+        let known = base.known_failures();
+        let before = base.states();
+        let once_more = stage.suite.cases.iter().any(|case| {
+            let name = case.name.as_str();
+            case.state == CaseState::Failed && before.contains_key(name) && !known.contains(name)
+        });
         judged.stages.push(stage);
-        let passed_before = worse.iter().any(|name| states.get(name.as_str()) == Some(&CaseState::Passed));
-        if readable.is_none() && passed_before {
+        if readable.is_none() && once_more {
             let (again, _) = self.suite(&format!("{label}patched-again"), StageKind::PatchedAgain, trees, 1).await?;
-            let still = self::worse(&states, &again.suite);
+            let still = self::worse(base, &again.suite);
             worse.retain(|name| still.contains(name));
             judged.stages.push(again);
         }
@@ -314,36 +356,53 @@ fn has_failed(suite: &Suite) -> bool {
     suite.cases.iter().any(|case| case.state == CaseState::Failed)
 }
 
-/// Tests that are worse with the change than on the base: failing and not known to, or gone.
-fn worse(base: &BTreeMap<&str, CaseState>, with: &Suite) -> Vec<String> {
-    let now: BTreeMap<&str, CaseState> = with.cases.iter().map(|case| (case.name.as_str(), case.state)).collect();
-    let failing =
-        now.iter().filter(|(name, state)| **state == CaseState::Failed && base.get(*name) != Some(&CaseState::Failed));
-    let gone = base.iter().filter(|(name, state)| {
+/// A reliable test of the base does something else here.
+fn has_changed(base: &Base, with: &Suite) -> bool {
+    let (before, unreliable) = (base.states(), base.unreliable());
+    let other = |case: &Case| before.get(case.name.as_str()).is_some_and(|state| *state != case.state);
+    with.cases.iter().any(|case| other(case) && !unreliable.contains(case.name.as_str()))
+}
+
+/// Tests that are worse with the change than on the base: failing, gone or skipped.
+fn worse(base: &Base, with: &Suite) -> Vec<String> {
+    let (before, unreliable, now) = (base.states(), base.unreliable(), states(with));
+    let failing = now.iter().filter(|(name, state)| **state == CaseState::Failed && !unreliable.contains(*name));
+    let gone = before.iter().filter(|(name, state)| {
         **state == CaseState::Passed && now.get(*name).is_none_or(|state| *state == CaseState::Skipped)
     });
     failing.chain(gone).map(|(name, _)| (*name).to_owned()).collect()
 }
 
-/// Why nothing can be read from a run of the suite.
+/// Why nothing can be told from a run of the suite.
 fn unreadable(stage: &Stage) -> Option<String> {
-    let receipt = &stage.receipt;
+    let (receipt, suite) = (&stage.receipt, &stage.suite);
     if let Some(limit) = &receipt.stopped {
         return Some(format!("it was stopped by the limit `{limit}`"));
     }
     if let Some(signal) = receipt.signal {
         return Some(format!("it was ended by the signal {signal}"));
     }
-    if stage.suite.cases.is_empty()
-        && let Some(code) = receipt.exit.filter(|code| *code != 0)
-    {
-        return Some(format!("the test command ends with exit code {code} before any test is run"));
+    let Some(exit) = receipt.exit else { return Some("it did not end by itself".into()) };
+    // pytest ends so where there are no tests yet.
+    let is_empty =
+        suite.cases.is_empty() && !suite.format.is_empty() && suite.doubts.is_empty() && matches!(exit, 0 | 5);
+    if is_empty {
+        return None;
     }
-    if !stage.suite.doubts.is_empty() {
-        return Some(format!("its result cannot be relied on: {}", stage.suite.doubts.join("; ")));
+    if suite.cases.is_empty() && exit != 0 {
+        return Some(format!("the test command ends with exit code {exit} before any test is run"));
     }
-    (stage.suite.cases.is_empty() && stage.suite.format.is_empty())
-        .then(|| "no single test can be read from what it writes".to_owned())
+    if !suite.doubts.is_empty() {
+        return Some(format!("its result cannot be relied on: {}", suite.doubts.join("; ")));
+    }
+    if suite.cases.is_empty() {
+        return Some("no single test can be read from what it writes".into());
+    }
+    match (exit, has_failed(suite)) {
+        (0, true) => Some("tests fail and the test command ends with success; something hides failures".into()),
+        (0, false) | (_, true) => None,
+        (exit, false) => Some(format!("the test command ends with exit code {exit} although no test fails")),
+    }
 }
 
 fn does_not_run(why: &str, stage: &Stage, answer: &SandboxAnswer) -> Stop {
@@ -358,15 +417,13 @@ fn does_not_run(why: &str, stage: &Stage, answer: &SandboxAnswer) -> Stop {
 }
 
 /// What a run of the suite says about tests that are not as on the base, then the end of its output.
-fn outcome_text(stage: &Stage, base: &BTreeMap<&str, CaseState>, answer: &SandboxAnswer) -> String {
+fn outcome_text(stage: &Stage, base: &Base, answer: &SandboxAnswer) -> String {
+    let known = base.known_failures();
     let mut text = String::new();
     let exit = stage.receipt.exit.map_or_else(|| "no exit code".to_owned(), |code| format!("exit code {code}"));
     let _ = writeln!(text, "{} tests, {exit}", stage.suite.cases.len());
-    let news = stage
-        .suite
-        .cases
-        .iter()
-        .filter(|case| case.state == CaseState::Failed && base.get(case.name.as_str()) != Some(&CaseState::Failed));
+    let cases = stage.suite.cases.iter();
+    let news = cases.filter(|case| case.state == CaseState::Failed && !known.contains(case.name.as_str()));
     for case in news.take(50) {
         let _ = writeln!(text, "FAILED {}\n{}", case.name, prompt::clip(case.message.trim(), 1000));
     }

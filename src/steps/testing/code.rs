@@ -1,7 +1,8 @@
 //! For tests: a repository of small texts and a sandbox in which its tests "run".
 //!
 //! A tree is a map of files. A file below `tests/` has one test a line: `NAME: FILE has TEXT`, `NAME: FILE lacks TEXT`,
-//! `NAME: fails`, or `NAME: fails once` (in the first of two runs). A text `NOT RUST` in any file keeps the suite from being
+//! `NAME: fails`, `NAME: fails once` (in the first of two runs), or `NAME: FILE unlucky TEXT` (fails in the first run where the
+//! file has the text). A text `NOT RUST` in any file keeps the suite from being
 //! built. The suite writes JUnit.
 
 use std::cell::RefCell;
@@ -164,6 +165,7 @@ impl Repo {
             let (passes, why) = match words[..] {
                 [file, "has", text] => (has(file, text), format!("ParseError: {file} has no {text}")),
                 [file, "lacks", text] => (!has(file, text), format!("ParseError: {file} has {text}")),
+                [file, "unlucky", text] => (!has(file, text) || request.attempt > 0, "a timeout".to_owned()),
                 ["fails", "once"] => (request.attempt > 0, "a timeout".to_owned()),
                 ["fails"] => (false, "it always did".to_owned()),
                 _ => (true, String::new()),
@@ -225,7 +227,10 @@ fn difference(base: &TreeId, old: &Files, tree: &TreeId, new: &Files) -> Differe
     let paths = changed(old, new);
     let patch: BTreeMap<&String, Option<&String>> = paths.iter().map(|path| (path, new.get(path))).collect();
     let changes = paths.iter().map(|path| change(path, old.get(path), new.get(path))).collect();
-    Difference { diff: TreeDiff { base: base.clone(), new: tree.clone(), changes }, patch: serde_json::to_string_pretty(&patch).unwrap() }
+    Difference {
+        diff: TreeDiff { base: base.clone(), new: tree.clone(), changes },
+        patch: serde_json::to_string_pretty(&patch).unwrap(),
+    }
 }
 
 /// Lines at the beginning that are the same stay, the others are exchanged.

@@ -127,7 +127,7 @@ fn the_agent_is_told_its_rules_and_what_fails_already() {
     let names: Vec<&str> = request.tools.iter().map(|tool| tool.name.as_str()).take(6).collect();
     assert_eq!(names, ["read", "search", "tree", "edit", "run_tests", "run"]);
     let prompt = ran.prompt("fix/attempt-1/turn-1");
-    assert!(prompt.contains("ParseError") && prompt.contains("failing_before_you_began"), "{prompt}");
+    assert!(prompt.contains("ParseError") && prompt.contains("failing_or_flaky_before_you_began"), "{prompt}");
     assert!(prompt.contains("broken") && !prompt.contains("verdict on your last attempt"));
     assert!(request.counts_turn);
 }
@@ -313,6 +313,22 @@ fn flaky_tests_neither_prove_nor_stop_anything() {
     let ran = attempt(at(Repo::new(vec![tree])), 1, honest()).run(FIX);
     assert_eq!(word(&ran), "proved", "{}", why(&ran));
     assert!(ran.result("fix")["proven"]["flaky"].to_string().contains("network"), "{}", ran.result("fix")["proven"]);
+}
+
+#[test]
+fn what_fails_by_chance_is_run_once_more_wherever_it_happens() {
+    let mut tree = base();
+    tree.insert("tests/net.rs".into(), "network: tests/sign.rs unlucky sign\n".into());
+    let ran = attempt(at(Repo::new(vec![tree])), 1, honest()).run(FIX);
+    assert_eq!(word(&ran), "proved", "{}", why(&ran));
+    let again: Vec<String> = ran.paths("sandbox").into_iter().filter(|path| path.ends_with("again")).collect();
+    assert_eq!(again, ["fix/attempt-1/reproduced-again", "fix/attempt-1/patched-again"]);
+    assert!(ran.result("fix")["proven"]["flaky"].to_string().contains("network"));
+    let mut tree = base();
+    tree.insert("tests/net.rs".into(), "network: src/duration.rs unlucky sign\n".into());
+    let ran =
+        attempt(at(Repo::new(vec![tree])), 1, Says::Calls(vec![fixed()])).run(&FIX.replace("test_first: true, ", ""));
+    assert_eq!((ran.paths("sandbox").len(), &ran.result("fix")["green"]), (3, &json!(true)), "{}", why(&ran));
 }
 
 #[test]
