@@ -219,6 +219,9 @@ async fn attempts(call: &StepCall<'_>, plan: &Plan<'_>, known: &mut Known) -> Re
             };
         }
         if judged.as_ref().is_some_and(|(on, of)| on == base.tree() && *of == tree) {
+            if let Some(stop) = capped {
+                return Err(stop);
+            }
             known.no_progress = true;
             break;
         }

@@ -364,3 +364,52 @@ fn ran(result: &Map<String, Value>) -> bool {
 fn text(fields: &Map<String, Value>, name: &str) -> String {
     fields.get(name).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::pipeline;
+    use super::*;
+
+    const FIX: &str = "
+  - id: errors
+    fetch: {from: signups}
+  - id: fix
+    fix: {ask: x, given: [errors], test_first: true}
+  - id: draft
+    pull_request: {from: fix}
+  - id: ticket
+    ticket: {from: [errors]}
+";
+
+    fn is_declined(steps: &str, results: &[(&str, Value)]) -> bool {
+        let pipeline = pipeline(steps);
+        let level =
+            Level { pipeline: &pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: None };
+        let result = |(id, value): &(&str, Value)| ((*id).to_owned(), value.as_object().unwrap().clone());
+        level.is_declined(&Ended {
+            results: results.iter().map(result).collect(),
+            problems: Vec::new(),
+            failures: Vec::new(),
+            outcome: Outcome::NothingNew,
+            headline: None,
+        })
+    }
+
+    #[test]
+    fn a_fix_that_is_not_proved_is_declined_unless_something_came_of_it() {
+        let fix = |proved| json!({"ran": true, "outcome": "unproved", "proved": proved});
+        let ended = |outcome| json!({"ran": true, "outcome": outcome});
+        assert!(is_declined(FIX, &[("fix", fix(false))]));
+        assert!(is_declined(FIX, &[("fix", fix(false)), ("ticket", json!({"ran": false, "outcome": "skipped"}))]));
+        assert!(!is_declined(FIX, &[("fix", fix(true))]));
+        assert!(!is_declined(FIX, &[("fix", json!({"ran": false, "outcome": "skipped"}))]));
+        for outcome in ["acted", "reported"] {
+            assert!(!is_declined(FIX, &[("fix", fix(false)), ("ticket", ended(outcome))]), "{outcome}");
+        }
+        let each = FIX.replace("  - id: fix\n", "  - id: fix\n    each: error in errors\n");
+        let each =
+            each.replace("    pull_request: {from: fix}\n", "    approve: {ask: x, expires: 1h, on_expiry: skip}\n");
+        let items = |proved| json!({"ran": true, "outcome": "done", "items": [fix(true), fix(proved)]});
+        assert!(is_declined(&each, &[("fix", items(false))]) && !is_declined(&each, &[("fix", items(true))]));
+    }
+}

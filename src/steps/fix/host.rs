@@ -203,7 +203,7 @@ impl Host<'_> {
         match self.tree(&format!("{label}apply"), apply).await? {
             Ok(applied) if applied == *tree => {}
             Ok(_) => judged
-                .unproved("the change as a patch does not give the same files: it holds something that is no text"),
+                .unproved("the change as a patch does not give the same files: it holds something that is no text, or looks like a secret"),
             Err(why) => judged.unproved(format!("the change cannot be applied as a patch: {why}")),
         }
         if !judged.why.is_empty() {

@@ -421,6 +421,12 @@ fn at_a_cap_what_is_known_is_kept_and_what_is_proved_is_proved() {
         .run(FIX);
     assert_eq!((word(&ran).as_str(), &ran.result("fix")["title"]), ("capped", &json!("duration: keep the sign")));
     assert!(why(&ran).contains("adds no test"));
+    // No money for a second attempt at all: it can be taken further.
+    let ran = attempt(world(), 1, Says::Calls(vec![fixed()]))
+        .answer("fix/attempt-2/turn-1", [capped()])
+        .answer("fix/attempt-2/closing", [done()])
+        .run(FIX);
+    assert_eq!((word(&ran).as_str(), &ran.result("fix")["attempts"]), ("capped", &json!(2)));
 }
 
 #[test]
