@@ -33,8 +33,9 @@ use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind}
 use self::host::{Base, Judged};
 use self::known::{Known, Word};
 use self::plan::{Plan, Planned};
-use super::data;
+
 use super::model::{mistake, one_instruction};
+use super::{E_CONFLICT, data};
 
 const DIFF: &[Opt] = &[
     Opt { name: "paths", ty: OptType::Texts, required: false, doc: "globs of files that may change" },
@@ -377,7 +378,7 @@ async fn follow_base(
     let carry = CodeRequest::Carry { base: from.clone(), new: tree.clone(), onto: now.tree };
     match ctx.perform(&format!("{label}carry"), Activity::Code(carry)).await {
         Ok(carried) => Ok(Followed::Carried(carried.decode::<NewTree>()?.tree)),
-        Err(Stop::Failed(failure)) => {
+        Err(Stop::Failed(failure)) if failure.code == E_CONFLICT => {
             ctx.note("not_carried", json!({"attempt": attempt, "reason": failure.message}));
             let diff = Activity::Code(CodeRequest::Diff { base: from, new: tree.clone() });
             let lost: Difference = ctx.perform(&format!("{label}lost"), diff).await?.decode()?;

@@ -68,6 +68,8 @@ pub const E_DATA: &str = "E-DATA";
 pub const E_REQUIRE: &str = "E-REQUIRE";
 /// A question to a person expired.
 pub const E_EXPIRED: &str = "E-EXPIRED";
+/// A change does not fit the code that it is to be made to: another may.
+pub const E_CONFLICT: &str = "E-CONFLICT";
 /// The tests by which a fix is judged cannot be run, or not be read.
 pub const E_TESTS: &str = "E-TESTS";
 /// A report could not be delivered.

@@ -18,7 +18,7 @@ use crate::policy::redact::Redactor;
 use crate::policy::{proof, suite};
 use crate::ports::durable::{DurableContext, Stop};
 
-use super::super::E_TESTS;
+use super::super::{E_CONFLICT, E_TESTS};
 use super::plan::Plan;
 
 /// How much of a failing command's output people and agents are shown, in bytes.
@@ -346,7 +346,7 @@ impl Host<'_> {
     async fn tree(&self, label: &str, request: CodeRequest) -> Result<Result<TreeId, String>, Stop> {
         match self.ctx.perform(label, Activity::Code(request)).await {
             Ok(recorded) => Ok(Ok(recorded.decode::<NewTree>()?.tree)),
-            Err(Stop::Failed(Failure { message, .. })) => Ok(Err(message)),
+            Err(Stop::Failed(Failure { code, message, .. })) if code == E_CONFLICT => Ok(Err(message)),
             Err(stop) => Err(stop),
         }
     }
