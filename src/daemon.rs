@@ -9,6 +9,7 @@
 pub mod limits;
 pub mod load;
 pub mod params;
+mod findings;
 mod inherit;
 mod intake;
 pub mod serve;

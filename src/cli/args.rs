@@ -1,9 +1,12 @@
 //! The command line as data. Help lists what works and nothing else.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::base::clock::Timestamp;
+use crate::diag::parse_duration;
 use crate::domain::run::Effects;
 
 /// Keeps AI monitoring agents at work around the clock.
@@ -63,6 +66,8 @@ pub enum Command {
     Runs(RunsArgs),
     /// Show which slots of the schedules were due and what became of them
     Slots(SlotsArgs),
+    /// List what pipelines know of errors and findings, or mute some
+    Findings(FindingsArgs),
     /// Print what happened in a run
     Logs(LogsArgs),
     /// Stop a run for good
@@ -224,6 +229,58 @@ pub struct SlotsArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub struct FindingsArgs {
+    #[command(subcommand)]
+    pub act: Option<FindingsAct>,
+    #[arg(long)]
+    pub pipeline: Option<String>,
+    /// Also what is fixed, and what a first run only recorded
+    #[arg(long)]
+    pub all: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FindingsAct {
+    /// Hear nothing of a finding for a time, or until it is unmuted
+    Mute(MuteArgs),
+    /// Never hear of a finding again
+    Dismiss(DismissArgs),
+    /// Hear of a muted finding again when it gets worse or comes back
+    Unmute(UnmuteArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct MuteArgs {
+    /// A finding's id or the beginning of it, or its fingerprint
+    pub id: String,
+    /// Kept with the finding
+    #[arg(long)]
+    pub reason: String,
+    /// A day, whose beginning in UTC counts, or a moment such as 2026-12-24T08:00:00Z
+    #[arg(long, value_name = "DATE", value_parser = moment)]
+    pub until: Option<Timestamp>,
+    /// How long, such as 30d or 12h [default: until it is unmuted]
+    #[arg(long = "for", value_name = "TIME", value_parser = long, conflicts_with = "until")]
+    pub duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub struct DismissArgs {
+    /// A finding's id or the beginning of it, or its fingerprint
+    pub id: String,
+    /// Kept with the finding
+    #[arg(long)]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
+pub struct UnmuteArgs {
+    /// A finding's id or the beginning of it, or its fingerprint
+    pub id: String,
+}
+
+#[derive(Debug, Args)]
 pub struct LogsArgs {
     /// A run, or the beginning or end of its id
     pub id: String,
@@ -292,6 +349,17 @@ pub struct CompletionsArgs {
 fn name_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let day = || text.parse::<jiff::civil::Date>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok();
+    let moment = text.parse().ok().or_else(|| day().map(|day| day.timestamp()));
+    moment.ok_or_else(|| "write a day like 2026-12-24, or a moment like 2026-12-24T08:00:00Z".to_owned())
+}
+
+fn long(text: &str) -> Result<Duration, String> {
+    let duration = parse_duration(text).filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| "write a number with its unit, like 30d or 12h".to_owned())
 }
 
 fn effects(text: &str) -> Result<Effects, String> {

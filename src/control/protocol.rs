@@ -38,6 +38,10 @@ pub enum Request {
     Resume { run: Option<RunId>, add: UsdMicros, by: String },
     /// A person's word to a run: an approval, an answer, a hint. → `Done`
     Signal { run: RunId, path: String, name: String, value: Value, by: String },
+    /// A person does not want to hear of a finding until then, or ever. `id` is whole. → `Done`
+    Mute { id: String, until: Option<Timestamp>, reason: String, by: String },
+    /// → `Done`
+    Unmute { id: String, by: String },
     /// → `Ended`, when the run has ended or is suspended
     Wait { run: RunId },
     /// What the models are saying right now, of one run or of all. → `Text` again and again

@@ -37,6 +37,8 @@ async fn answer(holder: Holder, request: Request, replies: Replies) {
         Request::Signal { run, path, name, value, by } => {
             holder.signal(&run, &path, &name, value, &by).await.map(|()| Reply::Done)
         }
+        Request::Mute { id, until, reason, by } => holder.mute(&id, until, &reason, &by).await.map(|()| Reply::Done),
+        Request::Unmute { id, by } => holder.unmute(&id, &by).await.map(|()| Reply::Done),
         Request::Wait { run } => {
             tokio::select! {
                 ended = holder.wait(&run) => ended

@@ -16,6 +16,8 @@ mod demo;
 mod env;
 /// Stand-ins for the services outside.
 mod fakes;
+/// What pipelines remember of errors: only what is new costs anything.
+mod findings;
 /// Rules about the code itself.
 mod house;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.

@@ -121,6 +121,27 @@ impl World {
 
     /// Claims a run of the pipeline text. Errors are the journal's.
     pub async fn claim(&self, process: &Process, yaml: &str, key: &str) -> Result<RunStart, nightcrew::journal::Error> {
+        self.try_claim(process, yaml, key, |_| {}).await
+    }
+
+    /// As [`World::claim`], of a run that begins otherwise.
+    pub async fn claim_as(
+        &self,
+        process: &Process,
+        yaml: &str,
+        key: &str,
+        change: impl FnOnce(&mut RunStart),
+    ) -> RunStart {
+        self.try_claim(process, yaml, key, change).await.unwrap()
+    }
+
+    async fn try_claim(
+        &self,
+        process: &Process,
+        yaml: &str,
+        key: &str,
+        change: impl FnOnce(&mut RunStart),
+    ) -> Result<RunStart, nightcrew::journal::Error> {
         let mut files = vec![("pipeline.yaml".to_owned(), yaml.to_owned()), ("days.sql".to_owned(), DAYS.to_owned())];
         files.extend(self.files.iter().cloned());
         let (parsed, report) = pipeline::parse_stored(&files, &self.registry);
@@ -130,7 +151,7 @@ impl World {
         process.journal.put_definition(&parsed.name, definition, &files, &self.settings()).await?;
         let now = self.env.now();
         let limits = &parsed.limits;
-        let start = RunStart {
+        let mut start = RunStart {
             id: self.env.ids.run_id(now),
             pipeline: parsed.name.clone(),
             definition,
@@ -151,6 +172,7 @@ impl World {
             },
             until: None,
         };
+        change(&mut start);
         process.journal.claim(Claim { start: start.clone(), slot: None, max_queued: 100 }).await?;
         Ok(start)
     }
