@@ -63,20 +63,24 @@ fn world(model: &ModelServer) -> World {
     world
 }
 
+/// The parameter as it is when nobody gives it.
+fn no_issue(start: &mut RunStart) {
+    start.params.insert("issue".into(), json!(""));
+}
+
 async fn run_as(
     world: &World,
     process: &Process,
     key: &str,
     change: impl FnOnce(&mut RunStart),
 ) -> (Option<Outcome>, RunView) {
-    let mut start = world.claim(process, PIPELINE, key).await.unwrap();
-    change(&mut start);
+    let start = world.claim_as(process, PIPELINE, key, change).await;
     let outcome = process.run(start.clone()).await;
     (outcome, process.view(&start.id))
 }
 
 async fn run(world: &World, process: &Process, key: &str) -> (Option<Outcome>, RunView) {
-    run_as(world, process, key, |start| drop(start.params.insert("issue".into(), json!("")))).await
+    run_as(world, process, key, no_issue).await
 }
 
 fn step(view: &RunView, path: &str) -> String {
@@ -151,9 +155,12 @@ async fn what_preview_handled_is_new_in_live_and_an_error_named_by_hand_is_alway
     run(&world, &process, "1").await;
     assert_eq!(model.count(), 2);
     // The claim decides which ledger it is.
-    let mut live = world.claim_as(&process, PIPELINE, "live", |start| start.effects = Effects::Live).await;
-    live.params.insert("issue".into(), json!(""));
-    assert_eq!(process.run(live).await, Some(Outcome::Reported));
+    let (outcome, _) = run_as(&world, &process, "live", |start| {
+        no_issue(start);
+        start.effects = Effects::Live;
+    })
+    .await;
+    assert_eq!(outcome, Some(Outcome::Reported));
     assert_eq!(model.count(), 4);
     let states: Vec<_> = process.journal.reader().findings(&FindingFilter::default()).unwrap();
     assert_eq!(states.len(), 4);
@@ -190,6 +197,65 @@ async fn what_a_failed_run_did_not_finish_stays_new() {
     }
     assert_eq!(outcome, Some(Outcome::Reported));
     assert_eq!(run(&world, &process, "last").await.0, Some(Outcome::NothingNew));
+    process.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn wherever_a_run_dies_the_ledger_is_in_the_end_as_if_it_had_not() {
+    let model = interns();
+    let world = world(&model);
+    let process = world.open(|_| {});
+    run(&world, &process, "1").await;
+    let undisturbed = known(&process);
+    let entries = process.journal.reader().entries_after(None, 0, 10_000).unwrap().len() as i64;
+    process.stop().await;
+    assert!(undisturbed.len() == 2 && entries > 10, "{entries}");
+
+    for n in 1..entries {
+        let model = interns();
+        let world = self::world(&model);
+        let dying = world.open(|options| options.die_after = Some(n));
+        if let Ok(start) = world.try_claim(&dying, PIPELINE, "crash", no_issue).await {
+            dying.run(start).await;
+        }
+        dying.stop().await;
+        let process = world.open(|_| {});
+        if process.engine.resume_open().await.unwrap() == 0 {
+            assert!(n + 1 >= entries, "the run is lost after entry {n}");
+            continue;
+        }
+        let id = process.journal.reader().runs(Default::default()).unwrap()[0].id.clone();
+        let outcome = process.engine.wait(&id).await.unwrap();
+        assert_eq!(outcome, Some(Outcome::Reported), "after entry {n}: {:#?}", process.view(&id).failure);
+        assert_eq!(known(&process), undisturbed, "after entry {n}");
+        let (outcome, _) = run(&world, &process, "next").await;
+        assert_eq!(outcome, Some(Outcome::NothingNew), "after entry {n}");
+        process.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_a_person_takes_further_tells_the_ledger_the_rest() {
+    // Refuses requests about `Broken` until somebody has put that right.
+    let mended = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = mended.clone();
+    let model = ModelServer::script(move |request: &Request| {
+        let broken = request.all_text().contains("Broken");
+        match broken && !seen.load(std::sync::atomic::Ordering::SeqCst) {
+            true => Reply::status(400, "invalid_request_error", "out of order"),
+            false => Reply::json(&json!({"verdict": if broken { "keep" } else { "drop" }, "why": "so"})),
+        }
+    });
+    let world = world(&model);
+    let process = world.open(|_| {});
+    let start = world.claim_as(&process, PIPELINE, "1", no_issue).await;
+    assert_eq!(process.run(start.clone()).await, Some(Outcome::Failed));
+    assert_eq!(known(&process), [("Noise: it broke".to_owned(), "dropped".to_owned())]);
+    mended.store(true, std::sync::atomic::Ordering::SeqCst);
+    process.journal.resume_run(&start.id, nightcrew::base::money::UsdMicros::from_usd(1.0), "test").await.unwrap();
+    assert_eq!(process.run(start.clone()).await, Some(Outcome::Reported), "{:#?}", process.view(&start.id).failure);
+    let pair = |title: &str, end: &str| (title.to_owned(), end.to_owned());
+    assert_eq!(known(&process), [pair("Broken: it broke", "reported"), pair("Noise: it broke", "dropped")]);
     process.stop().await;
 }
 

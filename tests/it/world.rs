@@ -135,7 +135,8 @@ impl World {
         self.try_claim(process, yaml, key, change).await.unwrap()
     }
 
-    async fn try_claim(
+    /// Both. Errors are the journal's.
+    pub async fn try_claim(
         &self,
         process: &Process,
         yaml: &str,

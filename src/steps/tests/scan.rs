@@ -54,12 +54,14 @@ fn answer(request: &SandboxRequest, printed: Printed) -> SandboxAnswer {
     }
 }
 
+/// By source and fingerprint.
+type Ledger = BTreeMap<(String, String), (Known, Seen)>;
+
 /// What stays from run to run.
 #[derive(Clone, Default)]
 struct Bench {
     files: Rc<RefCell<BTreeMap<String, String>>>,
-    /// By source and fingerprint.
-    ledger: Rc<RefCell<BTreeMap<(String, String), (Known, Seen)>>>,
+    ledger: Rc<RefCell<Ledger>>,
     sources: Rc<RefCell<Vec<String>>>,
     commands: Rc<RefCell<Vec<SandboxRequest>>>,
 }
