@@ -81,13 +81,24 @@ fn link(link: &Link, report: &Report) -> String {
     }
 }
 
-/// The part of a path below `<pipeline>/<run>/`, when it can stand in a link as it is: the report lies in that folder.
+/// Where a file of ours stands, seen from the folder of the report, `<pipeline>/<run>/`: in it, or a ticket or draft beside all
+/// pipelines. Only if it can stand in a link as it is.
 pub fn own_path(path: &str, pipeline: &str, run: &str) -> Option<String> {
-    let (_, below) = path.split_once(&format!("{pipeline}/{run}/"))?;
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '/');
-    let safe =
-        below.chars().all(plain) && !below.is_empty() && !below.split('/').any(|part| part == ".." || part.is_empty());
-    safe.then(|| below.to_owned())
+    let safe = |below: &str| {
+        below.chars().all(plain) && !below.is_empty() && !below.split('/').any(|part| part == ".." || part.is_empty())
+    };
+    if let Some((_, below)) = path.split_once(&format!("{pipeline}/{run}/")) {
+        return safe(below).then(|| below.to_owned());
+    }
+    if path.contains("://") {
+        return None;
+    }
+    let mut parts = path.rsplit('/');
+    let (file, folder) = (parts.next()?, parts.next()?);
+    let ours = folder == "tickets" && file.ends_with(".md") || folder.starts_with("pr-") && file == "index.html";
+    let below = format!("{folder}/{file}");
+    (ours && safe(&below)).then(|| format!("../../{below}"))
 }
 
 /// The last days of each series: a chart's figures in words.
@@ -194,9 +205,20 @@ mod tests {
     #[test]
     fn only_paths_of_the_run_itself_are_links() {
         assert_eq!(own_path("out/p/01J/pr-3f9c/index.html", "p", "01J").as_deref(), Some("pr-3f9c/index.html"));
-        for foreign in
-            ["https://x/p/01K/a", "out/p/01J/../../x", "out/p/01J//x", "out/p/01J/a b", "out/p/01J/", "/etc/passwd"]
-        {
+        assert_eq!(own_path("/x/out/tickets/a-1f.md", "p", "01J").as_deref(), Some("../../tickets/a-1f.md"));
+        assert_eq!(own_path("out/pr-3f9c/index.html", "p", "01J").as_deref(), Some("../../pr-3f9c/index.html"));
+        for foreign in [
+            "https://x/p/01K/a",
+            "https://x/tickets/a.md",
+            "tickets/a b.md",
+            "pr-1/x.html",
+            "a.md",
+            "out/p/01J/../../x",
+            "out/p/01J//x",
+            "out/p/01J/a b",
+            "out/p/01J/",
+            "/etc/passwd",
+        ] {
             assert_eq!(own_path(foreign, "p", "01J"), None, "{foreign}");
         }
     }

@@ -91,14 +91,13 @@ pub(super) fn end(published: &Published, title: &str) -> StepEnd {
         PublishState::LeftAlone => ("left alone", "done"),
         PublishState::Refused => ("held back", "done"),
     };
+    // Few names at the top: where the step runs per item they stand beside the item's own.
+    let about = json!({"state": published.state, "key": receipt.key, "title": title, "note": published.note});
     let fields = [
         ("opened", (published.state == PublishState::Opened).into()),
         ("updated", (published.state == PublishState::Updated).into()),
         ("url", receipt.url_or_path.as_str().into()),
-        ("state", json!(published.state)),
-        ("key", receipt.key.as_str().into()),
-        ("title", title.into()),
-        ("note", published.note.as_str().into()),
+        ("published", about),
         ("receipts", if published.state.is_there() { json!([receipt]) } else { json!([]) }),
     ];
     let fields: Map<String, Value> = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();

@@ -11,6 +11,8 @@ use super::data::Datum;
 /// Rows and columns of one table at most.
 const MOST_ROWS: usize = 200;
 const MOST_COLUMNS: usize = 12;
+/// Reasons of one fix at most.
+const MOST_REASONS: usize = 3;
 /// Notices about single problems at most.
 const MOST_NOTICES: usize = 10;
 /// Fields that say how a step or item went; not content.
@@ -31,8 +33,8 @@ pub(super) fn body(from: &[Datum], effects: Effects) -> Body {
             if let (None, Some(headline)) = (&body.headline, headline) {
                 body.headline = Some(headline.to_owned());
             }
-            if let Some(link) = link(&datum.label, fields, effects) {
-                body.blocks.push(ReportBlock::Links { items: vec![link] });
+            if let Some(found) = became(&datum.label, fields, effects) {
+                body.blocks.extend(blocks_of(vec![found]));
                 continue;
             }
             body.blocks.extend(map(&datum.label, fields));
@@ -102,24 +104,82 @@ fn table(label: &str, items: &[Value]) -> ReportBlock {
     ReportBlock::Table { title, rows: rows.collect(), columns }
 }
 
-/// A ticket or pull request: a step's result with `url`.
-fn link(title: &str, fields: &Map<String, Value>, effects: Effects) -> Option<Link> {
-    let url = fields.get("url").and_then(Value::as_str).filter(|url| !url.is_empty())?;
-    let acted = ["opened", "updated"].iter().any(|name| fields.get(*name) == Some(&Value::Bool(true)));
-    acted.then(|| Link { title: title.to_owned(), url_or_path: url.to_owned(), preview: effects == Effects::Preview })
+/// What became of a ticket or pull request, where a step's result says.
+enum Became {
+    Link(Link),
+    /// A fix that is not proved, with the reasons; a proposal that was held back.
+    Not(String),
 }
 
-/// The tickets and pull requests of children.
-fn links(value: &Value, effects: Effects) -> Option<ReportBlock> {
-    let mut items = Vec::new();
-    for item in value.as_array().into_iter().flatten().filter_map(Value::as_object) {
-        let title = ["title", "message", "name", "key"].iter().find_map(|name| item.get(*name).and_then(Value::as_str));
-        items.extend(link(title.unwrap_or("item"), item, effects));
-        for (id, step) in item.iter().filter_map(|(id, value)| Some((id, value.as_object()?))) {
-            items.extend(link(title.unwrap_or(id), step, effects));
+/// A ticket or pull request: a step's result with `url`. One that preview only would have opened has none.
+fn became(title: &str, fields: &Map<String, Value>, effects: Effects) -> Option<Became> {
+    if fields.get("proved") == Some(&Value::Bool(false)) {
+        return not_proved(title, fields).map(Became::Not);
+    }
+    let url = fields.get("url").and_then(Value::as_str)?;
+    let text = |name: &str| fields.get("published").and_then(|about| about[name].as_str()).unwrap_or_default();
+    let own = text("title");
+    let title = if own.trim().is_empty() { title } else { own };
+    let link = |title: String, preview| Some(Became::Link(Link { title, url_or_path: url.to_owned(), preview }));
+    let what = fields.get("receipts").and_then(|receipts| receipts[0]["kind"].as_str());
+    let titled = match what {
+        Some("pull_request") => format!("Draft pull request: {title}"),
+        Some("ticket") => format!("Ticket: {title}"),
+        _ => title.to_owned(),
+    };
+    match text("state") {
+        "would_have" => link(titled, true),
+        "opened" => link(titled, false),
+        "updated" => link(format!("{titled} (updated)"), false),
+        "closed" => link(format!("{titled} (closed)"), false),
+        "unchanged" => link(format!("{titled} (as before)"), false),
+        "left_alone" => Some(Became::Not(format!("{title}: left alone, {}", text("note")))),
+        _ => {
+            let acted = ["opened", "updated"].iter().any(|name| fields.get(*name) == Some(&Value::Bool(true)));
+            if acted && !url.is_empty() { link(titled, effects == Effects::Preview) } else { None }
         }
     }
-    (!items.is_empty()).then_some(ReportBlock::Links { items })
+}
+
+/// Why a fix is not proved, and what policy refused in it.
+fn not_proved(title: &str, fields: &Map<String, Value>) -> Option<String> {
+    let texts = |name: &str| {
+        let list = fields.get(name).and_then(Value::as_array).into_iter().flatten();
+        list.filter_map(Value::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let mut why: Vec<String> = texts("why").into_iter().take(MOST_REASONS).collect();
+    why.extend(texts("refused").into_iter().take(MOST_REASONS).map(|refused| format!("refused: {refused}")));
+    if why.is_empty() {
+        why.extend(fields.get("outcome").and_then(Value::as_str).map(|word| word.replace('_', " ")));
+    }
+    (!why.is_empty()).then(|| format!("{title}: not fixed: {}", why.join("; ")))
+}
+
+/// The tickets, pull requests and unproved fixes of children.
+fn links(value: &Value, effects: Effects) -> Vec<ReportBlock> {
+    let mut found = Vec::new();
+    for item in value.as_array().into_iter().flatten().filter_map(Value::as_object) {
+        let title = ["title", "message", "name", "key"].iter().find_map(|name| item.get(*name).and_then(Value::as_str));
+        // An item with its step's own fields: its title is the item's, unless the step says another.
+        found.extend(became(title.unwrap_or("item"), item, effects));
+        for (id, step) in item.iter().filter_map(|(id, value)| Some((id, value.as_object()?))) {
+            found.extend(became(title.unwrap_or(id), step, effects));
+        }
+    }
+    blocks_of(found)
+}
+
+fn blocks_of(found: Vec<Became>) -> Vec<ReportBlock> {
+    let (mut items, mut nots) = (Vec::new(), Vec::new());
+    for became in found {
+        match became {
+            Became::Link(link) => items.push(link),
+            Became::Not(text) => nots.push(text),
+        }
+    }
+    let links = (!items.is_empty()).then_some(ReportBlock::Links { items });
+    let nots = (!nots.is_empty()).then_some(ReportBlock::Bullets { items: nots });
+    links.into_iter().chain(nots).collect()
 }
 
 /// What went wrong, as the host says it.
@@ -193,5 +253,42 @@ mod tests {
         let body = body(&[datum("repair", child)], Effects::Preview);
         let link = Link { title: "Bug".into(), url_or_path: "out/t1.md".into(), preview: true };
         assert_eq!(body.blocks.last(), Some(&ReportBlock::Links { items: vec![link] }));
+    }
+
+    #[test]
+    fn tickets_drafts_and_unproved_fixes_of_items_are_told_with_their_own_words() {
+        let published = |state: &str, kind: &str, note: &str| {
+            json!({"ran": true, "outcome": "acted", "opened": state == "opened", "updated": state == "updated", "url": "out/x",
+                "published": {"state": state, "key": "k", "title": "T", "note": note}, "receipts": [{"kind": kind}]})
+        };
+        let children = json!([
+            {"key": "1", "title": "One", "draft": published("opened", "pull_request", "")},
+            {"key": "2", "title": "Two", "fix": {"ran": true, "proved": false, "why": ["no test fails"], "refused": ["ci"]},
+                "ticket": published("updated", "ticket", "")},
+            {"key": "3", "title": "Three", "ticket": published("left_alone", "ticket", "a person closed `k`")},
+            {"key": "4", "title": "Four", "ticket": published("would_have", "ticket", "preview")},
+            {"key": "5", "title": "Five", "fix": {"ran": false, "outcome": "skipped"}},
+        ]);
+        let body = body(&[datum("repair", children)], Effects::Preview);
+        let link = |title: &str, preview| Link { title: title.into(), url_or_path: "out/x".into(), preview };
+        let tail = &body.blocks[body.blocks.len() - 2..];
+        assert_eq!(
+            tail,
+            [
+                ReportBlock::Links {
+                    items: vec![
+                        link("Draft pull request: T", false),
+                        link("Ticket: T (updated)", false),
+                        link("Ticket: T", true),
+                    ]
+                },
+                ReportBlock::Bullets {
+                    items: vec![
+                        "Two: not fixed: no test fails; refused: ci".into(),
+                        "T: left alone, a person closed `k`".into(),
+                    ]
+                },
+            ]
+        );
     }
 }

@@ -45,10 +45,15 @@ pub(super) fn yields() -> Type {
         field("opened", Type::Boolean),
         field("updated", Type::Boolean),
         field("url", text()),
-        field("state", text()),
-        field("key", text()),
-        field("title", text()),
-        field("note", text()),
+        field(
+            "published",
+            Type::Map(vec![
+                field("state", text()),
+                field("key", text()),
+                field("title", text()),
+                field("note", text()),
+            ]),
+        ),
         field("receipts", Type::List(Box::new(Type::Any))),
     ])
 }
