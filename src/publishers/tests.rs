@@ -479,3 +479,98 @@ async fn no_text_of_anybody_is_a_link_an_image_a_mention_or_html() {
         assert_eq!(trailers.lines().count(), 2, "{message}");
     }
 }
+
+/// Writes the page and both texts where `NIGHTCREW_SAMPLES` says, for looking at them.
+#[tokio::test]
+async fn a_draft_and_a_ticket_say_everything_in_order() {
+    let place = Place::new();
+    place.send(&draft_of(&["e"], |_| {})).await;
+    place.send(&sample::proposal(Proposed::Ticket(Box::new(sample::ticket())), &["f-1", "f-2"])).await;
+    let files = place.all();
+    if let Some(folder) = crate::base::env::process_variable("NIGHTCREW_SAMPLES") {
+        for (name, content) in &files {
+            std::fs::write(Path::new(&folder).join(name.replace('/', "-")), content).unwrap();
+        }
+    }
+    let in_order = |text: &str, parts: &[&str]| {
+        let mut at = 0;
+        for part in parts {
+            at += text[at..].find(part).unwrap_or_else(|| panic!("`{part}` is missing or too early in\n{text}"));
+        }
+    };
+    let of = |end: &str| files.iter().find(|(name, _)| name.ends_with(end)).unwrap().1.as_str();
+    in_order(
+        of("index.html"),
+        &[
+            "Keep the sign",
+            "What was wrong",
+            "strips the sign",
+            "What changes",
+            "Fixes",
+            "API-4F2",
+            "Proof",
+            "0123456789ab",
+            "the new test on the base: red",
+            "cargo test --offline",
+            "exit 101",
+            "the suite with the patch: green",
+            "exit 0",
+            "sandboxd (namespaces), network: none, no known gap",
+            "Review",
+            "round 1",
+            "Limits",
+            "2^63",
+            "The difference",
+            "src/duration.rs",
+            "(-1, rest)",
+            "Evidence, cost and origin",
+            "patch (SHA-256)",
+            "$0.11",
+            "error-to-pr",
+        ],
+    );
+    in_order(
+        of("pull-request.md"),
+        &[
+            "state: open",
+            "# Keep the sign",
+            "## What was wrong",
+            "## What changes",
+            "Fixes API-4F2",
+            "cargo test --offline",
+            "## Proof",
+            "| base |",
+            "red",
+            "green",
+            "## Review",
+            "**block**",
+            "## Limits",
+            "<details>",
+            "base commit",
+            "run `",
+        ],
+    );
+    let ticket = files.iter().find(|(name, _)| name.starts_with("tickets/parse")).unwrap().1;
+    in_order(
+        ticket,
+        &[
+            "# A restart loses queued mail",
+            "**open** · severity high",
+            "Mail that waits",
+            "## Where",
+            "`src/queue.rs:10` at `0123456789ab`",
+            "the deciding line: `let queue = Vec::new();`",
+            "## Root cause",
+            "## Stack trace",
+            "`````text",
+            "## Done when",
+            "- [ ] `cargo test queue`",
+            "## How often seen",
+            "412",
+            "## To dismiss it",
+            "fingerprints `f-1` `f-2`",
+            super::ticket::NOTES,
+        ],
+    );
+    assert!(of("patch.diff") == sample::PATCH);
+}

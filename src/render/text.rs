@@ -222,7 +222,9 @@ pub fn moment(at: Timestamp, zone: &str) -> String {
 pub fn counted(n: u64, one: &str) -> String {
     let name = match one {
         _ if n == 1 => one.to_owned(),
-        one if one.ends_with('y') && !one.ends_with("ey") => format!("{}ies", &one[..one.len() - 1]),
+        one if one.ends_with('y') && !["ay", "ey", "oy", "uy"].iter().any(|end| one.ends_with(end)) => {
+            format!("{}ies", &one[..one.len() - 1])
+        }
         one => format!("{one}s"),
     };
     format!("{} {name}", thousands(&n.to_string()))
@@ -339,8 +341,8 @@ mod tests {
         assert_eq!(shown, ["0 ms", "0.4 s", "10.0 s", "12.0 s", "9 min", "9 min 12 s", "2 h 5 min", "3 d 4 h"]);
         assert_eq!(moment("2026-11-19T07:00:00Z".parse().unwrap(), "Europe/Berlin"), "Thu 19 Nov 2026, 08:00");
         assert_eq!(
-            [counted(1, "reply"), counted(2, "reply"), counted(1204, "key")],
-            ["1 reply", "2 replies", "1,204 keys"]
+            [counted(1, "reply"), counted(2, "reply"), counted(1204, "key"), counted(14, "day")],
+            ["1 reply", "2 replies", "1,204 keys", "14 days"]
         );
         assert_eq!(fit("日本語テキスト", 7), "日本語…");
     }
