@@ -91,6 +91,8 @@ pub struct Progress<'a> {
     printed: BTreeSet<(String, String)>,
     /// What answers for the roles; read once.
     models: Option<Vec<String>>,
+    /// Where commands run, if the run has any.
+    sandbox: Option<String>,
     begun: BTreeSet<String>,
     /// Lines on the terminal that the next frame replaces.
     live_lines: usize,
@@ -111,12 +113,19 @@ impl<'a> Progress<'a> {
             said: BTreeMap::new(),
             printed: BTreeSet::new(),
             models: None,
+            sandbox: None,
             begun: BTreeSet::new(),
             live_lines: 0,
             headed: false,
             frame: 0,
             pause: FRAME,
         }
+    }
+
+    /// Says in the first line where the run's commands are confined.
+    pub fn in_sandbox(mut self, sandbox: Option<String>) -> Self {
+        self.sandbox = sandbox;
+        self
     }
 
     /// Shows the run until the future resolves. Cancel safe, as far as the terminal goes.
@@ -218,7 +227,7 @@ impl<'a> Progress<'a> {
         let mut out = String::new();
         if !self.headed {
             self.headed = true;
-            out.push_str(&terminal::header(view, &self.models(view), None, style));
+            out.push_str(&terminal::header(view, &self.models(view), self.sandbox.as_deref(), style));
             out.push('\n');
         }
         for step in self.finished(view) {
@@ -264,7 +273,7 @@ impl<'a> Progress<'a> {
         if !self.headed {
             self.headed = true;
             let models = self.models(view);
-            self.session.ui.say(terminal::header(view, &models, None, Style::PLAIN));
+            self.session.ui.say(terminal::header(view, &models, self.sandbox.as_deref(), Style::PLAIN));
         }
         // What has ended was there before what has begun since.
         for step in self.finished(view) {

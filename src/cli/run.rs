@@ -96,7 +96,9 @@ pub async fn hold(session: &Session, holder: Holder, run: RunId, effects: Option
 pub async fn follow(session: &Session, holder: &Holder, run: &RunId, signals: &Signals) -> anyhow::Result<()> {
     let news = News::Watch(holder.journal().entries());
     let talk = Talk::Engine(holder.engine().live());
-    let mut progress = Progress::new(session, holder.journal().reader().clone(), run.clone(), news, talk);
+    let reader = holder.journal().reader().clone();
+    let sandbox = show::sandbox(session, &reader, run).await;
+    let mut progress = Progress::new(session, reader, run.clone(), news, talk).in_sandbox(sandbox);
     let ended = async {
         tokio::select! {
             ended = holder.wait(run) => ended.map(drop),
@@ -143,7 +145,8 @@ pub async fn watch(
     effects: Option<Effects>,
 ) -> anyhow::Result<Exit> {
     let talk = Talk::of_holder(session, &run).await;
-    let mut progress = Progress::new(session, reader.clone(), run.clone(), News::Poll, talk);
+    let sandbox = show::sandbox(session, &reader, &run).await;
+    let mut progress = Progress::new(session, reader.clone(), run.clone(), News::Poll, talk).in_sandbox(sandbox);
     let wait = Request::Wait { run: run.clone() };
     let ended = async {
         tokio::select! {

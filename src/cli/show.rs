@@ -6,10 +6,13 @@ use serde_json::{Value, json};
 
 use super::session::Session;
 use super::{Exit, paper};
+use crate::base::ids::RunId;
+use crate::base::scope::Scope;
 use crate::builtin::REGISTRY;
 use crate::daemon::load;
 use crate::domain::money::RoleSpend;
 use crate::domain::view::RunView;
+use crate::isolation::{self, Helper, Isolation, Search};
 use crate::journal::Reader;
 use crate::sinks::terminal::{self, Style};
 
@@ -65,6 +68,33 @@ pub fn models(reader: &Reader, view: &RunView) -> Vec<String> {
     let mut names: Vec<_> = settings.models.values().map(|model| model.model.clone()).collect();
     names.dedup();
     names
+}
+
+/// How the commands of a run are confined, if it may run any: `bubblewrap`, or the name of another sandbox than this machine's own.
+/// Tries it, which takes some tens of milliseconds.
+pub async fn sandbox(session: &Session, reader: &Reader, run: &RunId) -> Option<String> {
+    if session.ui.quiet || session.ui.json {
+        return None;
+    }
+    let view = reader.run(run.as_str()).ok().flatten()?;
+    let stored = reader.definition(&view.start.definition).ok().flatten()?;
+    let (pipeline, settings) = load::stored(&stored, &REGISTRY).ok()?;
+    let profile = settings.profiles.get(&view.start.profile)?;
+    pipeline.environment.as_ref()?;
+    if profile.sandbox != "sandboxd" {
+        return Some(profile.sandbox.clone());
+    }
+    // Only the tier is asked for: no toolchain is looked for, and the folder is this command's alone.
+    let search = Search { path: String::new(), home: None, cargo_home: None, rustup_home: None, forbidden: Vec::new() };
+    let folder = std::path::absolute(&session.state).ok()?.join(format!("tier-{}", std::process::id()));
+    let scope = Scope::new(tokio::runtime::Handle::current());
+    let setup = isolation::Setup { helper: Helper::Own, state: folder.clone(), search };
+    let tier = Isolation::begin(setup, scope.clone()).await.ok().and_then(|isolation| isolation.tier());
+    drop(scope.close(std::time::Duration::from_secs(1)).await);
+    if let Err(error) = std::fs::remove_dir_all(&folder) {
+        tracing::debug!(%error, "removing what the look at the sandbox left");
+    }
+    Some(tier.map_or_else(|| "none works here".to_owned(), |tier| tier.name().to_owned()))
 }
 
 /// `{"runs": […]}`.

@@ -45,6 +45,9 @@ pub struct StepView {
     pub path: String,
     /// 0 for the run's own steps.
     pub depth: u32,
+    /// Of a child: the how-manieth of how many.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<(u32, u32)>,
     pub kind: String,
     /// `None` while it is open.
     pub outcome: Option<String>,

@@ -426,15 +426,16 @@ impl DurableContext for Context {
         children: Vec<ChildRun<'a>>,
         max_parallel: usize,
     ) -> LocalBoxFuture<'a, Result<Vec<StepEnd>, Stop>> {
-        let mut branches = Vec::with_capacity(children.len());
-        for child in children {
+        let of = children.len();
+        let mut branches = Vec::with_capacity(of);
+        for (index, child) in children.into_iter().enumerate() {
             let mut span = self.at(self.address(&format!("[{}]", child.key)));
             if let Some(budget) = child.budget {
                 let mut items = self.items.as_ref().clone();
                 items.push((span.path.clone(), budget));
                 span.items = Rc::new(items);
             }
-            let head = json!({ "key": child.key, "title": child.title });
+            let head = json!({ "key": child.key, "title": child.title, "number": index + 1, "of": of });
             branches.push((span, head, child.logic));
         }
         Box::pin(async move {

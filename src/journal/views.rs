@@ -175,6 +175,8 @@ struct Started {
     kind: String,
     title: String,
     key: String,
+    number: u32,
+    of: u32,
 }
 
 #[derive(Deserialize)]
@@ -217,8 +219,9 @@ fn entries(
                 timeline.started(&path, started.kind, String::new(), false, at);
             }
             EntryKind::ChildStarted => {
-                let Started { title, key, .. } = read(&text, "child")?;
+                let Started { title, key, number, of, .. } = read(&text, "child")?;
                 timeline.started(&path, "item".to_owned(), if title.is_empty() { key } else { title }, true, at);
+                timeline.line(&path).step.place = (of > 0).then_some((number, of));
             }
             EntryKind::StepFinished | EntryKind::ChildFinished => {
                 timeline.finished(&path, read(&text, "step")?, kind == EntryKind::ChildFinished, at);

@@ -182,6 +182,7 @@ fn step(
     StepView {
         path: path.into(),
         depth,
+        place: path.ends_with(']').then_some((1, 4)),
         kind: kind.into(),
         outcome: Some(outcome.into()),
         summary: summary.into(),

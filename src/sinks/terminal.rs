@@ -87,7 +87,7 @@ pub fn step_line(step: &StepView, live: Option<Live<'_>>, style: Style) -> Strin
     let width = style.width.clamp(40, 120);
     let indent = 2 + 4 * step.depth as usize;
     let (mark, tone) = mark(step, live);
-    let name = text::fit(&name(&step.path), 30);
+    let name = text::fit(&step_name(step), 30);
     // Summaries of parents and children begin in one column.
     let column = 18usize.max(indent + 2 + text::width(&name) + 2);
     let took = match (live, step.started_at, step.finished_at) {
@@ -331,6 +331,15 @@ fn mark<'a>(step: &StepView, live: Option<Live<'a>>) -> (&'a str, Tone) {
         (Some("failed" | "unsafe"), _) => ("✗", Tone::Bad),
         (Some("blocked" | "capped" | "unproved" | "blocked_by_review" | "no_change"), _) => ("!", Tone::Wait),
         (Some(_), _) => ("✓", Tone::Good),
+    }
+}
+
+/// `repair 1/4` for a child, else as [`name`] says.
+fn step_name(step: &StepView) -> String {
+    let name = name(&step.path);
+    match (step.place, name.split_once(' ')) {
+        (Some((number, of)), Some((id, _))) => format!("{id} {number}/{of}"),
+        _ => name,
     }
 }
 
