@@ -47,7 +47,8 @@ fn point(repository: &Path, to: &str) {
 }
 
 /// Records the demo's tapes anew, after a change of prompts, tools or samples:
-/// `cargo test --test it -- --ignored record_the_demos_tapes`. Needs what the demo needs.
+/// `cargo test --test it -- --ignored record_the_demos_tapes`. Needs what the demo needs. Only some of them with
+/// `NIGHTCREW_TAPES=error-to-pr,…`.
 #[test]
 #[ignore = "writes files of the repository"]
 fn record_the_demos_tapes() {
@@ -74,17 +75,21 @@ fn record_the_demos_tapes() {
         assert!(answer.code == Some(0), "{pipeline}: {ran:#}\n{}", answer.err);
         ran
     };
-    point(&demo.join("samples/parcels"), "next~1");
-    assert_eq!(record("code-health", &[])["cost_usd"], 0.0, "the baseline asks no model");
-    point(&demo.join("samples/parcels"), "next");
+    let some = std::env::var("NIGHTCREW_TAPES").ok();
+    let wanted = |pipeline: &str| some.as_ref().is_none_or(|some| some.split(',').any(|name| name == pipeline));
     let tape = |name: &str| folder.path().join(format!("{name}.tape"));
-    for (pipeline, _) in TAPES {
+    for (pipeline, _) in TAPES.iter().filter(|(pipeline, _)| wanted(pipeline)) {
         let file = tape(pipeline);
-        let day: &[&str] = if pipeline == "analytics-report" { &["--set", "day=2026-11-19"] } else { &[] };
+        if *pipeline == "code-health" {
+            point(&demo.join("samples/parcels"), "next~1");
+            assert_eq!(record(pipeline, &[])["cost_usd"], 0.0, "the baseline asks no model");
+            point(&demo.join("samples/parcels"), "next");
+        }
+        let day: &[&str] = if *pipeline == "analytics-report" { &["--set", "day=2026-11-19"] } else { &[] };
         let ran = record(pipeline, &[&["--record", file.to_str().unwrap()], day].concat());
         eprintln!("{pipeline}: {} {}", ran["outcome"], ran["receipts"]);
     }
-    for (pipeline, place) in TAPES {
+    for (pipeline, place) in TAPES.iter().filter(|(pipeline, _)| wanted(pipeline)) {
         std::fs::copy(tape(pipeline), root.join(place)).unwrap();
     }
 }
