@@ -123,7 +123,7 @@ fn whole() -> Value {
         ["analytics-report", "reported", 0, 0, 1],
         ["code-health", "nothing_new", 0, 0, 0],
         ["code-health", "acted", 4, 0, 1],
-        ["error-to-pr", "acted", 1, 1, 2]
+        ["error-to-pr", "acted", 1, 1, 1]
     ])
 }
 
