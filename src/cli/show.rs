@@ -12,7 +12,7 @@ use crate::builtin::REGISTRY;
 use crate::daemon::load;
 use crate::domain::money::RoleSpend;
 use crate::domain::view::RunView;
-use crate::isolation::{self, Helper, Isolation, Search};
+use crate::isolation::{self, Helper, Isolation, Reach, Search};
 use crate::journal::Reader;
 use crate::sinks::terminal::{self, Style};
 
@@ -85,7 +85,14 @@ pub async fn sandbox(session: &Session, reader: &Reader, run: &RunId) -> Option<
         return Some(profile.sandbox.clone());
     }
     // Only the tier is asked for: no toolchain is looked for, and the folder is this command's alone.
-    let search = Search { path: String::new(), home: None, cargo_home: None, rustup_home: None, forbidden: Vec::new() };
+    let search = Search {
+        path: String::new(),
+        home: None,
+        cargo_home: None,
+        rustup_home: None,
+        forbidden: Vec::new(),
+        reach: Reach::default(),
+    };
     let folder = std::path::absolute(&session.state).ok()?.join(format!("tier-{}", std::process::id()));
     let scope = Scope::new(tokio::runtime::Handle::current());
     let setup = isolation::Setup { helper: Helper::Own, state: folder.clone(), search };
