@@ -8,7 +8,7 @@ use crate::domain::proof::{Case, CaseState, Evidence, Proven, Stage, StageKind, 
 
 /// How many tests a reason names.
 const NAMED: usize = 5;
-/// How much of what a test said a reason shows, in bytes.
+/// How much of what a test said a reason shows, in characters.
 const SAID: usize = 300;
 
 type Cases<'a> = BTreeMap<&'a str, &'a Case>;
@@ -616,10 +616,10 @@ fn listed(names: &[&str]) -> String {
 /// The beginning of what the test said, on one line.
 fn said(case: &Case) -> String {
     let text = case.message.split_whitespace().collect::<Vec<_>>().join(" ");
-    match text.len() {
-        0 => "(nothing)".into(),
-        n if n <= SAID => text,
-        _ => format!("{}…", &text[..text.floor_char_boundary(SAID)]),
+    match (text.is_empty(), text.char_indices().nth(SAID)) {
+        (true, _) => "(nothing)".into(),
+        (false, None) => text,
+        (false, Some((end, _))) => format!("{}…", &text[..end]),
     }
 }
 

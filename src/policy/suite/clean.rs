@@ -44,9 +44,7 @@ pub(super) fn message(text: &str) -> String {
         return text.to_owned();
     }
     // The type and the message stand at one end or at the other, depending on the language.
-    let head = text.floor_char_boundary(MESSAGE * 3 / 5);
-    let tail = text.ceil_char_boundary(text.len() - (MESSAGE * 2 / 5 - 8));
-    format!("{}\n[…]\n{}", &text[..head], &text[tail..])
+    format!("{}\n[…]\n{}", head(text, MESSAGE * 3 / 5), tail(text, MESSAGE * 2 / 5 - 8))
 }
 
 /// A name on one line. A very long one is cut, and told from its like by a hash.
@@ -60,12 +58,23 @@ pub(super) fn name(text: &str) -> String {
     if name.len() <= NAME {
         return name.to_owned();
     }
-    let head = name.floor_char_boundary(NAME - 20);
-    format!("{}…#{}", &name[..head], Hash::of(name).short())
+    format!("{}…#{}", head(name, NAME - 20), Hash::of(name).short())
 }
 
 /// The first `most` bytes of one line, for doubts.
 pub(super) fn line(text: &str, most: usize) -> String {
     let text = name(text);
-    if text.len() <= most { text } else { format!("{}…", &text[..text.floor_char_boundary(most)]) }
+    if text.len() <= most { text } else { format!("{}…", head(&text, most)) }
+}
+
+/// The longest beginning of at most `most` bytes.
+pub(super) fn head(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+/// The longest end of at most `most` bytes.
+fn tail(text: &str, most: usize) -> &str {
+    let start = text.len().saturating_sub(most);
+    &text[(start..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())..]
 }

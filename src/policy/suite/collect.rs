@@ -40,7 +40,7 @@ impl Reading {
         let mut message = if state == CaseState::Passed { String::new() } else { clean::message(message) };
         self.messages += message.len();
         if self.messages > ALL_MESSAGES {
-            message.truncate(message.floor_char_boundary(100));
+            message = clean::head(&message, 100).to_owned();
         }
         let mut name = clean::name(name);
         if name.is_empty() {

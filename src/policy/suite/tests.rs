@@ -287,10 +287,10 @@ fn messages_are_short_and_clean() {
     );
     assert!(!case.message.chars().any(|c| c.is_control() && c != '\n'));
     let many: String =
-        (0..2_000).map(|n| format!("<testcase name='t{n}'><failure>{long}</failure></testcase>")).collect();
+        (0..500).map(|n| format!("<testcase name='t{n}'><failure>{long}</failure></testcase>")).collect();
     let suite = read("", "", Some(&format!("<testsuite>{many}</testsuite>")));
-    assert_eq!(suite.cases.len(), 2_000);
-    assert!(suite.cases.iter().map(|case| case.message.len()).sum::<usize>() < 800_000);
+    assert_eq!(suite.cases.len(), 500);
+    assert!(suite.cases.iter().map(|case| case.message.len()).sum::<usize>() < 450_000);
 }
 
 /// Whatever is cut out of an output, no failure turns into a success without a doubt.
@@ -310,13 +310,13 @@ fn cut_outputs_are_never_read_as_better_without_a_doubt() {
                 None => read(&cut, stderr, None),
             };
             if suite.doubts.is_empty() {
-                // What is cut off is only what stands behind the results. Of documentation tests it cannot be known how many
-                // sections there are; those that are missing are missed when they are compared with the base.
-                let own = |suite: &Suite| {
-                    let all = states(suite).into_iter().filter(|(name, _)| !name.starts_with("doc::"));
-                    all.map(|(name, state)| (name.to_owned(), state)).collect::<Vec<_>>()
-                };
-                assert_eq!(own(&suite), own(&whole), "{title} after {keep} lines");
+                // What is cut off is only what stands behind the results. cargo has an end for each binary and none for all of
+                // them: those that are missing are missed when they are compared with the base.
+                let all = states(&whole);
+                // Their numbers shift where an earlier one is missing.
+                let some: Vec<_> = states(&suite).into_iter().filter(|(name, _)| !name.starts_with("doc::")).collect();
+                assert!(some.iter().all(|one| all.contains(one)), "{title} after {keep} lines: {some:?}");
+                assert!(title.starts_with("cargo") || some.len() == all.len(), "{title} after {keep} lines: {some:?}");
             }
         }
     }
