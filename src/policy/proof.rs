@@ -14,7 +14,9 @@ use crate::domain::proof::{Evidence, Proven};
 mod modules;
 mod paths;
 mod reasons;
+mod runs;
 mod verdict;
+mod words;
 #[cfg(test)]
 mod table;
 

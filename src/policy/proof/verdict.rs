@@ -2,22 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::runs::Runs;
+use super::words::{is_unloaded, listed, names, owned, said, stands_in};
 use super::{Unproved, reasons};
-use crate::domain::code::TreeId;
-use crate::domain::proof::{Case, CaseState, Evidence, Proven, Stage, StageKind, Suite};
+use crate::domain::proof::{Case, CaseState, Evidence, Proven, Suite};
 
-/// How many tests a reason names.
-const NAMED: usize = 5;
-/// How much of what a test said a reason shows, in characters.
-const SAID: usize = 300;
-
-type Cases<'a> = BTreeMap<&'a str, &'a Case>;
+pub(super) type Cases<'a> = BTreeMap<&'a str, &'a Case>;
 
 #[derive(Default)]
-struct Reasons(Vec<Unproved>);
+pub(super) struct Reasons(Vec<Unproved>);
 
 impl Reasons {
-    fn add(&mut self, why: impl Into<String>) {
+    pub fn add(&mut self, why: impl Into<String>) {
         let why = why.into();
         if !self.0.iter().any(|known| known.why == why) {
             self.0.push(Unproved { why });
@@ -52,164 +48,6 @@ pub(super) fn judge(evidence: &Evidence) -> Result<Proven, Vec<Unproved>> {
     Ok(proven)
 }
 
-/// The stages by what they show.
-struct Runs<'a> {
-    base: &'a Stage,
-    base_again: Option<&'a Stage>,
-    reproduced: &'a Stage,
-    patched: &'a Stage,
-    patched_again: Option<&'a Stage>,
-}
-
-fn name_of(kind: StageKind) -> &'static str {
-    match kind {
-        StageKind::Base => "on the base",
-        StageKind::BaseAgain => "on the base, once more",
-        StageKind::Reproduced => "on the base with the new tests",
-        StageKind::Patched => "with the patch",
-        StageKind::PatchedAgain => "with the patch, once more",
-    }
-}
-
-impl<'a> Runs<'a> {
-    fn of(evidence: &'a Evidence, why: &mut Reasons) -> Option<Self> {
-        let kinds: Vec<StageKind> = evidence.stages.iter().map(|stage| stage.kind).collect();
-        // The kinds are declared in the order in which they have to be run.
-        if !kinds.windows(2).all(|pair| matches!(pair, [one, next] if one < next)) {
-            why.add("the test runs stand twice or out of order; the host has to run them anew");
-            return None;
-        }
-        let get = |kind: StageKind| evidence.stages.iter().find(|stage| stage.kind == kind);
-        let mut need = |kind: StageKind| {
-            let found = get(kind);
-            if found.is_none() {
-                why.add(format!("the tests were not run {}", name_of(kind)));
-            }
-            found
-        };
-        let (base, reproduced, patched) =
-            (need(StageKind::Base), need(StageKind::Reproduced), need(StageKind::Patched));
-        Some(Self {
-            base: base?,
-            base_again: get(StageKind::BaseAgain),
-            reproduced: reproduced?,
-            patched: patched?,
-            patched_again: get(StageKind::PatchedAgain),
-        })
-    }
-
-    fn all(&self) -> impl Iterator<Item = &'a Stage> {
-        [Some(self.base), self.base_again, Some(self.reproduced), Some(self.patched), self.patched_again]
-            .into_iter()
-            .flatten()
-    }
-
-    /// Whether what ran is what had to run.
-    fn receipts(&self, evidence: &Evidence, why: &mut Reasons) {
-        let first = &self.base.receipt;
-        if first.command.trim().is_empty() {
-            why.add("the environment has no test command");
-        }
-        for stage in self.all() {
-            let (receipt, place) = (&stage.receipt, name_of(stage.kind));
-            let tree: &TreeId = match stage.kind {
-                StageKind::Base | StageKind::BaseAgain => &evidence.base.tree,
-                StageKind::Reproduced => &evidence.test_tree,
-                StageKind::Patched | StageKind::PatchedAgain => &evidence.new_tree,
-            };
-            if receipt.tree != *tree {
-                why.add(format!(
-                    "the run {place} was made on the tree {}, not on {}; the host has to run it anew",
-                    receipt.tree.short(),
-                    tree.short()
-                ));
-            }
-            if !receipt.fresh {
-                why.add(format!("the run {place} began with what an earlier command had left; it has to begin afresh"));
-            }
-            if receipt.command != first.command {
-                why.add(format!("the run {place} used another test command than the run on the base"));
-            }
-            if receipt.environment != first.environment {
-                why.add(format!("the run {place} used another environment than the run on the base"));
-            }
-            if receipt.provider != first.provider || receipt.isolation != first.isolation {
-                why.add(format!("the run {place} was confined otherwise than the run on the base"));
-            }
-            if receipt.network != "none" {
-                why.add(format!("the run {place} had network: what it shows may come from outside"));
-            }
-            if let Some(limit) = &receipt.stopped {
-                why.add(match limit.as_str() {
-                    "wall" => format!("the tests took too long {place} and were stopped; look for what hangs or waits"),
-                    limit => format!("the tests were stopped {place} by the limit `{limit}`"),
-                });
-            } else if let Some(signal) = receipt.signal {
-                why.add(format!("the test command was ended by signal {signal} {place}"));
-            } else if receipt.exit.is_none() {
-                why.add(format!("the test command did not end by itself {place}"));
-            }
-        }
-    }
-
-    /// Whether what ran can be believed.
-    fn readable(&self, why: &mut Reasons) {
-        for stage in self.all() {
-            let (suite, place) = (&stage.suite, name_of(stage.kind));
-            for doubt in &suite.doubts {
-                let advice = match stage.kind {
-                    StageKind::Reproduced if doubt.contains("do not compile") => {
-                        "; a test that does not compile on the base shows nothing: write it against what is there, so that it \
-                         runs and fails"
-                    }
-                    _ => "",
-                };
-                why.add(format!("the results {place} cannot be relied on: {doubt}{advice}"));
-            }
-            if suite.format.is_empty() && suite.doubts.is_empty() {
-                why.add(format!(
-                    "the single tests cannot be read {place}; let the test command write JUnit XML to $JUNIT"
-                ));
-            }
-            if suite.format != self.base.suite.format && !suite.format.is_empty() {
-                why.add(format!(
-                    "the results {place} were read from `{}`, those on the base from `{}`: they cannot be compared",
-                    suite.format, self.base.suite.format
-                ));
-            }
-            if cases_of(suite).len() != suite.cases.len() {
-                why.add(format!("a test stands twice in the results {place}"));
-            }
-            if suite.doubts.is_empty()
-                && let Some(reason) = disagreement(stage)
-            {
-                why.add(reason);
-            }
-        }
-    }
-}
-
-/// Where the exit code and the single tests contradict each other.
-fn disagreement(stage: &Stage) -> Option<String> {
-    let place = name_of(stage.kind);
-    let exit = stage.receipt.exit?;
-    let failed = with_state(&stage.suite, CaseState::Failed);
-    match (exit, failed.is_empty()) {
-        (0, false) => Some(format!(
-            "the test command ends with success {place} although {} failed; something hides failures",
-            listed(&failed)
-        )),
-        (0, true) => None,
-        (_, false) => None,
-        // pytest ends so when there are no tests.
-        (5, true) if stage.suite.cases.is_empty() => None,
-        (_, true) => Some(format!(
-            "the test command ends with exit code {exit} {place} although no test failed: something else is broken, for \
-             instance a file that cannot be loaded"
-        )),
-    }
-}
-
 /// The results of the stages side by side.
 struct Shown<'a> {
     format: &'a str,
@@ -223,11 +61,11 @@ struct Shown<'a> {
     known: BTreeSet<&'a str>,
 }
 
-fn cases_of(suite: &Suite) -> Cases<'_> {
+pub(super) fn cases_of(suite: &Suite) -> Cases<'_> {
     suite.cases.iter().map(|case| (case.name.as_str(), case)).collect()
 }
 
-fn with_state(suite: &Suite, state: CaseState) -> Vec<&str> {
+pub(super) fn with_state(suite: &Suite, state: CaseState) -> Vec<&str> {
     suite.cases.iter().filter(|case| case.state == state).map(|case| case.name.as_str()).collect()
 }
 
@@ -527,99 +365,6 @@ impl<'a> After<'a> {
         proven.also_fixed = owned(self.fixed.iter());
         proven.known_failures = owned(self.known.iter());
         proven.unchanged = self.unchanged;
-    }
-}
-
-/// The test is the stand-in for a file that could not be loaded.
-fn is_unloaded(case: &Case) -> bool {
-    let head = case.message.trim_start();
-    head.starts_with("collection failure")
-        || head.starts_with("ImportError while importing test module")
-        || head.contains("Test suite failed to run")
-        || case.name.ends_with("[build failed]")
-        || (case.name.contains("unittest.loader") && case.name.contains("_FailedTest"))
-}
-
-/// Whether the reason stands in what the test said as words of its own.
-fn stands_in(reason: &str, case: &Case) -> bool {
-    let reason = squeezed(reason);
-    let text = squeezed(&without_own_words(case));
-    let is_word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    let mut from = 0;
-    while let Some(at) = text[from..].find(&reason).map(|at| at + from) {
-        let end = at + reason.len();
-        let before = is_word(text[..at].chars().next_back()) && is_word(reason.chars().next());
-        let behind = is_word(text[end..].chars().next()) && is_word(reason.chars().next_back());
-        if !before && !behind {
-            return true;
-        }
-        from = at + text[at..].chars().next().map_or(1, char::len_utf8);
-    }
-    false
-}
-
-/// What the test said without what it always says: where the runner names it, and the lines of its own source that runners
-/// show, of which only the one that failed counts. Else a name or a comment would do for a reason.
-fn without_own_words(case: &Case) -> String {
-    let own = case.name.split_once("::").map_or(case.name.as_str(), |(_, own)| own);
-    let own = own.split('[').next().unwrap_or(own);
-    let function = own.rsplit([':', '>', '/', '.']).next().unwrap_or(own).trim();
-    let begins = format!("def {function}(");
-    let mut text = String::new();
-    let mut in_own = false;
-    for line in case.message.lines() {
-        let trimmed = line.trim_start();
-        if trimmed.starts_with("_ _ _") {
-            in_own = false;
-        }
-        in_own |= trimmed.trim_start_matches(['>', ' ']).trim_start_matches("async ").starts_with(&begins);
-        // jest: `  12 |     expect(parse("x"))`.
-        let is_frame = trimmed.split_once(" | ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
-        let is_shown = (in_own && !line.starts_with("E ") && !line.starts_with('>')) || is_frame;
-        if is_shown {
-            continue;
-        }
-        let line = if line.starts_with('>') { line.split(" #").next().unwrap_or(line) } else { line };
-        text.push_str(line);
-        text.push('\n');
-    }
-    for mention in
-        [format!("thread '{own}'"), format!("::{own}"), format!("def {function}("), format!(" in {function}\n")]
-    {
-        text = text.replace(&mention, " ");
-    }
-    text
-}
-
-/// In lower case, with single blanks.
-fn squeezed(text: &str) -> String {
-    text.split_whitespace().map(str::to_lowercase).collect::<Vec<_>>().join(" ")
-}
-
-fn names<'a>(cases: &[&'a Case]) -> Vec<&'a str> {
-    cases.iter().map(|case| case.name.as_str()).collect()
-}
-
-fn owned<'a>(names: impl Iterator<Item = &'a &'a str>) -> Vec<String> {
-    names.map(|name| (*name).to_owned()).collect()
-}
-
-/// `a`, `b` and 3 others.
-fn listed(names: &[&str]) -> String {
-    let shown: Vec<String> = names.iter().take(NAMED).map(|name| format!("`{name}`")).collect();
-    match names.len().saturating_sub(NAMED) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-/// The beginning of what the test said, on one line.
-fn said(case: &Case) -> String {
-    let text = case.message.split_whitespace().collect::<Vec<_>>().join(" ");
-    match (text.is_empty(), text.char_indices().nth(SAID)) {
-        (true, _) => "(nothing)".into(),
-        (false, None) => text,
-        (false, Some((end, _))) => format!("{}…", &text[..end]),
     }
 }
 
