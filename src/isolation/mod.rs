@@ -1,8 +1,9 @@
 //! Running one command confined, on Linux.
 //!
-//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets the directories that the caller
-//! names to write to, the host's toolchains and what the caller names to read, a few variables, and limits. It does not get: the network
-//! (nor the host's loopback), sockets, other processes, the daemon's environment, its state, anybody's home, devices, keys,
+//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets the directories that the
+//! caller names to write to, the host's toolchains and what the caller names to read, a few variables, and limits. Hosts that the caller
+//! names it reaches through a proxy (`egress`). It does not get: any other network (nor the host's loopback), sockets, other processes,
+//! the daemon's environment, its state, anybody's home, devices, keys,
 //! privileges. Everything that it has started ends with it.
 //!
 //! There are three tiers ([`Tier`]): `bwrap`; namespaces of our own; Landlock and seccomp alone. In all of them the command is put under
@@ -10,7 +11,7 @@
 //! way to run a command unconfined.
 //!
 //! Invariants: the limits hold also when the daemon hangs, since the helper inside keeps them; when the daemon is gone the helper ends
-//! everything; `unsafe` stands in `sys` alone. What this does not do: no image, no network of any kind, no way to keep a sandbox
+//! everything; `unsafe` stands in `sys` alone. What this does not do: no image, no network but by HTTP proxy, no way to keep a sandbox
 //! between two commands other than its work directory.
 
 mod cgroup;

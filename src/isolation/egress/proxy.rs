@@ -76,9 +76,11 @@ impl Gate {
         let answer = if head.method == "CONNECT" { self.tunnel(&head).await } else { self.fetch(&head).await };
         match answer {
             Ok((mut server, to_client, to_server)) => {
-                if client.write_all(&to_client).await.is_ok() && server.write_all(&to_server).await.is_ok() {
-                    drop(self.relay(client, server).await);
+                if client.write_all(&to_client).await.is_err() || server.write_all(&to_server).await.is_err() {
+                    return;
                 }
+                let tunnel = head.method == "CONNECT";
+                drop(self.relay(client, server, tunnel).await);
             }
             Err(No(status, why)) => {
                 // The reason stands in the first line as well: most clients show nothing else.
@@ -217,16 +219,18 @@ impl Gate {
         Err(failed("cannot be reached"))
     }
 
-    /// Bytes in both directions until both have ended, one is too much, or nothing moves any more.
-    async fn relay(&self, mut client: TcpStream, mut server: TcpStream) -> io::Result<()> {
+    /// Bytes in both directions until both have ended, one is too much, or nothing moves any more. But for a tunnel only those of the
+    /// server: what a client says behind a request may be another, which nobody judged.
+    async fn relay(&self, mut client: TcpStream, mut server: TcpStream, tunnel: bool) -> io::Result<()> {
         let moved = AtomicU64::new(0);
         let (mut from_client, mut to_client) = client.split();
         let (mut from_server, mut to_server) = server.split();
-        tokio::try_join!(
-            pour(&mut from_client, &mut to_server, &self.sent, MOST_SENT, &moved),
-            pour(&mut from_server, &mut to_client, &self.fetched, MOST_FETCHED, &moved),
-        )
-        .map(drop)
+        let down = pour(&mut from_server, &mut to_client, &self.fetched, MOST_FETCHED, &moved);
+        if !tunnel {
+            return down.await;
+        }
+        let up = pour(&mut from_client, &mut to_server, &self.sent, MOST_SENT, &moved);
+        tokio::try_join!(up, down).map(drop)
     }
 }
 

@@ -403,6 +403,8 @@ async fn the_machines_own_proxy_and_certificates_are_used() {
             let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
             listening.lock().unwrap().extend(lines.by_ref().take_while(|line| !line.is_empty()));
             drop(stream.write_all(b"HTTP/1.1 200 fine\r\n\r\nfrom the proxy"));
+            drop(stream.shutdown(Shutdown::Write));
+            listening.lock().unwrap().extend(lines);
         }
     });
     let bench = Bench::new().await;
@@ -423,7 +425,8 @@ async fn the_machines_own_proxy_and_certificates_are_used() {
         let work = bench.work(&format!("chain-{tier}"));
         let asks = [
             "CONNECT mirror.test:443 HTTP/1.1\r\n\r\n",
-            "GET http://allowed.test/x HTTP/1.1\r\n\r\n",
+            // What stands behind it is for nobody: this machine's proxy would serve it.
+            "GET http://allowed.test/x HTTP/1.1\r\n\r\nGET http://other.test/y HTTP/1.1\r\n\r\n",
             "CONNECT other.test:443 HTTP/1.1\r\n\r\n",
         ];
         let egress = ["pypi".to_owned(), "allowed.test".to_owned()];
