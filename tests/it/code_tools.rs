@@ -704,3 +704,41 @@ async fn an_agent_on_code_goes_on_after_a_crash_at_every_entry_with_its_edits() 
         assert_eq!(results(&model), undisturbed, "after entry {n}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_the_real_sandbox_an_agent_sees_its_edits_and_no_path_of_this_machine() {
+    let model = ModelServer::script(turns(vec![
+        vec![("run_tests", json!({}))],
+        vec![
+            ("edit", json!({"path": "answer.sh", "old": "41", "new": "42"})),
+            ("run_tests", json!({"filter": "answer"})),
+        ],
+        vec![
+            (
+                "run",
+                json!({"command": "pwd; echo $PWD/answer.sh; echo x > new.txt; echo \"at $(date -u +%FT%TZ)\"; exit 3"}),
+            ),
+            ("read", json!({"path": "new.txt"})),
+        ],
+    ]));
+    let mut world = world(&model, |code| {
+        put(code, "answer.sh", "echo 41\n");
+        let test = "echo TAP version 13\necho 1..2\necho ok 1 - starts\n\
+                    if [ \"$(sh answer.sh)\" = 42 ]; then echo ok 2 - answer; else echo not ok 2 - answer; exit 1; fi\n";
+        put(code, "test.sh", test);
+    });
+    world.registry = REGISTRY;
+    // Where the tests run as root the last tier has users of its own, who must be able to get here.
+    let open = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(world.path(), open).unwrap();
+    with_environment(&mut world, "checks: [\"sh answer.sh\"]\ntest: \"sh test.sh\"\n");
+    let ended = run(&model, &world, BOSS).await;
+    assert_eq!(ended.outcome, Some(Outcome::NothingNew), "{:?}", ended.failure);
+    model.assert_clean();
+    let texts: Vec<&str> = ended.results.iter().map(|(_, text)| text.as_str()).collect();
+    assert!(texts[0].starts_with("the tests FAILED: exit code 1; 1 passed, 1 failed\n"), "{}", texts[0]);
+    assert!(texts[2].starts_with("the tests passed: exit code 0; 2 passed, 0 failed\n"), "{}", texts[2]);
+    assert!(texts[2].contains("of these with `answer` in the name: 1 passed, 0 failed\n"), "{}", texts[2]);
+    assert_eq!(texts[3], "exit code 3\n--- output ---\n.\nanswer.sh\nat <time>");
+    assert_eq!(ended.results[4], (true, "there is no file `new.txt`".to_owned()));
+}
