@@ -250,7 +250,7 @@ mod tests {
             folders.push(folder);
             repositories.push((repository, tree));
         }
-        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories, folders: folders }
+        Place { shelf: Shelf::new(Arc::new(worktrees)), repositories, folders }
     }
 
     fn edit(repository: &Arc<Repository>, tree: &TreeId, content: &str) -> TreeId {
