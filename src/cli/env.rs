@@ -56,6 +56,12 @@ async fn perform(session: &Session, scope: &Scope, args: EnvArgs) -> anyhow::Res
     };
     let library = session.library()?;
     let profile = profile(&library, &which.profile)?;
+    if profile.sandbox != sandboxd::KIND.name {
+        session.ui.say(format!(
+            "runs with the profile `{}` use the sandbox `{}`; this is about sandboxd, on this machine",
+            profile.name, profile.sandbox
+        ));
+    }
     let mut bench = Bench::open(session, scope, library.clone())?;
     let named = named(session, &library, which)?;
     match args.act {

@@ -496,7 +496,7 @@ impl Sandboxd {
                 Duration::try_from(now.duration_since(since)).unwrap_or_default() <= self.options.folder_idle
             })
         });
-        while kept.len() > self.options.folders {
+        while kept.values().filter_map(idle).count() > self.options.folders {
             let oldest = kept.iter().filter_map(|(key, slot)| Some((idle(slot)?, key.clone()))).min();
             let Some((_, key)) = oldest else { break };
             kept.remove(&key);

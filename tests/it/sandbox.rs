@@ -485,6 +485,17 @@ async fn services_are_up_before_the_command_and_gone_after_it() {
         Ok(answer) => {
             assert_eq!((answer.stdout.as_str(), answer.receipt.exit), ("it's up\n", Some(5)), "{answer:?}");
             assert_eq!(answer.receipt.command, "cat \"/tmp/store\"; exit 5");
+            // One that goes into the background by itself.
+            let forking = Environment {
+                services: vec![service(
+                    "store",
+                    "(sleep 0.3; echo up >/tmp/x; sleep 1000) & exit 0",
+                    Some("test -s /tmp/x"),
+                )],
+                ..Environment::default()
+            };
+            let ran = sandbox.run(&bench.job(&forking, "run"), &bench.on(&bench.base, "cat /tmp/x", true)).await;
+            assert_eq!(said(&ran.unwrap()), "up");
             let broken = Environment {
                 services: vec![service("store", "echo no disk; exit 1", Some("false"))],
                 ..Environment::default()

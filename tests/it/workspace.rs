@@ -804,3 +804,53 @@ fn a_tree_is_made_of_two_with_modes_and_contents_as_they_are() {
     let edited = repository.edit(&base, &edits).unwrap().tree;
     assert_eq!(text(&repository, &edited, "tests/data"), "a file now\n");
 }
+
+#[test]
+fn files_are_put_back_whatever_stands_in_their_way() {
+    use std::os::unix::fs::symlink;
+    let place = Place::new();
+    for (path, content) in [("a", "a\n"), ("deep/er/b", "b\n"), ("deep/c", "c\n"), ("d", "d\n"), ("same", "same\n")] {
+        place.write(path, content);
+    }
+    place.commit();
+    let (repository, tree) = place.fetched();
+    let snapshot = repository.snapshot(&tree).unwrap();
+    let folder = place.folder.path().join("folder");
+    std::fs::create_dir(&folder).unwrap();
+    snapshot.write(&folder).unwrap();
+    let whole = files(&folder);
+
+    // A command had its way: links that lead out, folders for files, files for folders.
+    let outside = place.folder.path().join("outside");
+    std::fs::create_dir_all(outside.join("er")).unwrap();
+    std::fs::write(outside.join("er/b"), "mine\n").unwrap();
+    std::fs::write(outside.join("target"), "mine\n").unwrap();
+    std::fs::remove_file(folder.join("a")).unwrap();
+    symlink(outside.join("target"), folder.join("a")).unwrap();
+    std::fs::remove_dir_all(folder.join("deep")).unwrap();
+    symlink(&outside, folder.join("deep")).unwrap();
+    std::fs::remove_file(folder.join("d")).unwrap();
+    std::fs::create_dir_all(folder.join("d/x")).unwrap();
+    symlink(&outside, folder.join("d/x/out")).unwrap();
+    let untouched = std::fs::metadata(folder.join("same")).unwrap().modified().unwrap();
+    let paths = ["a", "deep/er/b", "deep/c", "d"].map(PathBuf::from);
+    snapshot.put(&paths, &folder).unwrap();
+    assert_eq!(files(&folder), whole);
+    assert_eq!(std::fs::metadata(folder.join("same")).unwrap().modified().unwrap(), untouched);
+    assert_eq!(std::fs::read_to_string(outside.join("er/b")).unwrap(), "mine\n");
+    assert_eq!(std::fs::read_to_string(outside.join("target")).unwrap(), "mine\n");
+    assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 2);
+
+    // To another tree: a file becomes a folder, a folder a file, one goes with the folder that is empty without it.
+    let edits = [delete("a"), write("a/now", "n\n"), delete("deep/er/b"), write("deep/er", "file\n"), delete("d")];
+    let other =
+        edits.iter().fold(tree.clone(), |tree, edit| repository.edit(&tree, std::slice::from_ref(edit)).unwrap().tree);
+    std::fs::write(folder.join("deep/er/left"), "by a command\n").unwrap();
+    let paths = ["a", "a/now", "deep/er/b", "deep/er", "d"].map(PathBuf::from);
+    repository.snapshot(&other).unwrap().put(&paths, &folder).unwrap();
+    let names: Vec<_> = files(&folder).into_keys().collect();
+    assert_eq!(names, ["a/now", "deep/c", "deep/er", "same"]);
+    for bad in ["../x", "/etc/x", "a/../../x", ""] {
+        assert!(snapshot.put(&[bad.into()], &folder).is_err(), "{bad:?}");
+    }
+}

@@ -96,7 +96,10 @@ impl Images {
             if let Some(hash) = hash
                 && let Some(_alone) = this.try_lock(&hash, File::try_lock)?
             {
-                remove_folder(&entry.path())?;
+                // It takes up room and does no other harm.
+                if let Err(error) = remove_folder(&entry.path()) {
+                    tracing::warn!(%error, folder = %entry.path().display(), "a half-made environment stays");
+                }
             }
         }
         Ok(this)
@@ -144,7 +147,10 @@ impl Images {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
-        std::fs::write(folder.join("used"), now.to_string())?;
+        // Without the mark it counts as unused and goes a little earlier: no reason to do without it now.
+        if let Err(error) = std::fs::write(folder.join("used"), now.to_string()) {
+            tracing::debug!(%error, "an environment's use was not noted");
+        }
         Ok(Some(Image { folder, manifest, tracked, _shared: shared }))
     }
 

@@ -79,15 +79,20 @@ fn claim(all: &Path) -> io::Result<(PathBuf, File)> {
         if lock.extension().is_some_and(|extension| extension == "lock")
             && let Some(_held) = taken(&lock)?
         {
-            remove_folder(&lock.with_extension(""))?;
-            std::fs::remove_file(&lock)?;
+            match remove_folder(&lock.with_extension("")) {
+                Ok(()) => std::fs::remove_file(&lock)?,
+                // The next one tries again.
+                Err(error) => tracing::warn!(%error, lock = %lock.display(), "what a dead process left stays"),
+            }
         }
     }
     // More than one where a process has several of these, as tests do.
     for number in 0..1000 {
         let folder = all.join(format!("{}-{number}", std::process::id()));
         if let Some(held) = taken(&folder.with_extension("lock"))? {
-            remove_folder(&folder)?;
+            if remove_folder(&folder).is_err() {
+                continue;
+            }
             make_dir(&folder)?;
             return Ok((folder, held));
         }

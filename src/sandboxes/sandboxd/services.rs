@@ -19,7 +19,12 @@ while [ $# -ge 3 ]; do
   tries=0
   until /bin/sh -c "$ready" >/dev/null 2>&1 </dev/null; do
     tries=$((tries + 1))
-    if [ $tries -gt 600 ] || ! kill -0 $pid 2>/dev/null; then
+    failed=
+    if [ -n "$pid" ] && ! kill -0 $pid 2>/dev/null; then
+      # One that has put itself into the background ends well; one that ends badly will not get ready.
+      if wait $pid; then pid=; else failed=1; fi
+    fi
+    if [ -n "$failed" ] || [ $tries -gt 600 ]; then
       echo "$name" >"$results/services-failed"
       tail -n 20 "$results/service-$name.log" >&2
       exit 97

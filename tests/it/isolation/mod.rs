@@ -158,8 +158,13 @@ async fn no_probe_gets_out() {
     for (tier, isolation) in bench.tiers() {
         let gaps = isolation.report().gaps;
         let work = bench.work(&format!("work-{tier}"));
+        let (home, results) = (bench.work(&format!("home-{tier}")), bench.work(&format!("results-{tier}")));
         for probe in probes::ALL {
-            let finished = isolation.run(probe_spec(tier, probe.name, &work, &facts)).await.unwrap();
+            let mut spec = probe_spec(tier, probe.name, &work, &facts);
+            // With all the ways in that a caller can have.
+            spec.home = Some(home.clone());
+            spec.writable.push(Writable { host: results.clone(), inside: "/results".into() });
+            let finished = isolation.run(spec).await.unwrap();
             let said = finished.stdout.text();
             let open = match (said.contains("PROBE open"), said.contains("PROBE blocked")) {
                 (true, false) => true,
