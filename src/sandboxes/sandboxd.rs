@@ -12,12 +12,13 @@ mod act;
 mod copy;
 mod folder;
 mod images;
+mod kept;
+mod needs;
 mod own;
 mod recipe;
 mod services;
 
-use std::collections::{HashMap, VecDeque};
-use std::path::Path;
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,14 +28,15 @@ use tokio::sync::{OnceCell, Semaphore};
 use crate::base::BoxFuture;
 use crate::base::hash::Hash;
 use crate::domain::code::TreeId;
-use crate::domain::definition::Environment;
 use crate::domain::sandbox::{CommandReceipt, Prepared, SandboxAnswer, SandboxRequest};
-use crate::isolation::{self, Command, Gap, Isolation, Limits, Running, Stdin};
+use crate::isolation::{self, Command, Limits, Running, Stdin};
 use crate::ports::sandbox::{Job, Sandbox, SandboxError, SandboxKind, SandboxSetup};
 
 use act::{Act, Acted, WALL, WALL_SETUP, broken, failed};
 use folder::{Checkout, Folder};
 use images::{Image, Manifest};
+use kept::Kept;
+use needs::{isolation_error, no_tier, supported, toolchain};
 use own::Own;
 use recipe::{Listing, Subject, listing};
 
@@ -85,26 +87,12 @@ pub struct Sandboxd {
     own: OnceCell<Arc<Own>>,
     /// As many commands at once as there are cores.
     turns: Semaphore,
-    kept: Mutex<HashMap<Key, Slot>>,
+    kept: Kept<Box<Checkout>>,
     listings: Mutex<VecDeque<Listed>>,
 }
 
 /// A tree of a repository with its files.
 type Listed = ((String, TreeId), Arc<Listing>);
-
-/// Whose folder, and of which environment.
-type Key = (String, Hash);
-
-/// A folder that a step keeps between its commands.
-#[derive(Debug)]
-enum Slot {
-    /// A command is in it.
-    Taken,
-    Idle {
-        checkout: Box<Checkout>,
-        since: Timestamp,
-    },
-}
 
 /// An image as `env build` tells of it.
 #[derive(Clone, Debug)]
@@ -123,11 +111,11 @@ impl Sandboxd {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         Self {
             setup: setup.clone(),
-            options,
             own: OnceCell::new(),
             turns: Semaphore::new(cores),
-            kept: Mutex::default(),
+            kept: Kept::new(options.folders, options.folder_idle),
             listings: Mutex::default(),
+            options,
         }
     }
 
@@ -411,7 +399,7 @@ impl Sandboxd {
         let (hash, base) = self.environment(&own, job, &request.base).await?;
         let tracked = self.listing(job, &request.tree).await?;
         let key = (job.owner.clone(), hash);
-        let kept = if request.fresh { None } else { self.take(&key) };
+        let kept = if request.fresh { None } else { self.kept.take(&key, self.setup.env.now()) };
         let brought = match kept {
             // A folder that cannot be brought in order (a command has made parts of it unwritable) is replaced.
             Some(checkout) => self.brought(checkout, job, &request.tree, tracked.clone()).await,
@@ -437,7 +425,7 @@ impl Sandboxd {
             .act(&own, job, &checkout.folder, Phase::Run, &request.command, &request.tree, hash, (request.fresh, wall))
             .await?;
         if !request.fresh {
-            self.put_back(&key, checkout);
+            self.kept.bring_back(&key, checkout, self.setup.env.now());
         }
         let Acted { receipt, stdout, stderr, junit } = acted;
         Ok(SandboxAnswer { receipt, stdout, stderr, junit })
@@ -463,45 +451,6 @@ impl Sandboxd {
             }
         }
     }
-
-    /// The folder that a step keeps, if it has one that no command is in.
-    fn take(&self, key: &Key) -> Option<Box<Checkout>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        self.forget_old(&mut kept);
-        match kept.insert(key.clone(), Slot::Taken) {
-            Some(Slot::Idle { checkout, .. }) => Some(checkout),
-            Some(Slot::Taken) | None => None,
-        }
-    }
-
-    fn put_back(&self, key: &Key, checkout: Box<Checkout>) {
-        let since = self.setup.env.now();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match kept.get_mut(key) {
-            Some(slot @ Slot::Taken) => *slot = Slot::Idle { checkout, since },
-            // Its run was released meanwhile, or a second command was quicker.
-            Some(Slot::Idle { .. }) | None => {}
-        }
-        self.forget_old(&mut kept);
-    }
-
-    fn forget_old(&self, kept: &mut HashMap<Key, Slot>) {
-        let now = self.setup.env.now();
-        let idle = |slot: &Slot| match slot {
-            Slot::Idle { since, .. } => Some(*since),
-            Slot::Taken => None,
-        };
-        kept.retain(|_, slot| {
-            idle(slot).is_none_or(|since| {
-                Duration::try_from(now.duration_since(since)).unwrap_or_default() <= self.options.folder_idle
-            })
-        });
-        while kept.values().filter_map(idle).count() > self.options.folders {
-            let oldest = kept.iter().filter_map(|(key, slot)| Some((idle(slot)?, key.clone()))).min();
-            let Some((_, key)) = oldest else { break };
-            kept.remove(&key);
-        }
-    }
 }
 
 impl Sandbox for Sandboxd {
@@ -518,12 +467,7 @@ impl Sandbox for Sandboxd {
     }
 
     fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let of_run =
-                |owner: &str| owner.strip_prefix(run).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.retain(|(owner, _), _| !of_run(owner));
-        })
+        Box::pin(async move { self.kept.release(run) })
     }
 }
 
@@ -540,99 +484,6 @@ impl Shell {
     pub fn work(&self) -> std::path::PathBuf {
         self.folder.work()
     }
-}
-
-/// Refuses what cannot be had here, before anything is made.
-fn supported(environment: &Environment, isolation: &Isolation) -> Result<(), SandboxError> {
-    let missing = |message: String, help: &str| Err(SandboxError::Missing { message, help: help.to_owned() });
-    let file = &environment.file;
-    let report = isolation.report();
-    if report.tier.is_none() {
-        return Err(no_tier(isolation));
-    }
-    if let Some(image) = &environment.image {
-        return missing(
-            format!("{file}: sandboxd cannot start from the image `{image}` in this version"),
-            "remove `base.image`: commands then find the toolchains of this machine",
-        );
-    }
-    if !environment.network_run.is_empty() {
-        return missing(
-            format!("{file}: sandboxd gives commands no network ({})", environment.network_run.join(", ")),
-            "remove `network.run`; what is downloaded belongs into `setup`, with `network.setup`",
-        );
-    }
-    if !environment.services.is_empty() && report.gaps.contains(&Gap::NoLoopback) {
-        return missing(
-            format!("{file}: services need a loopback network, which commands do not have on this machine"),
-            "nightcrew doctor says how to get a better isolation",
-        );
-    }
-    let there = |tool: &&String| match toolchain(tool) {
-        Some(name) => report.toolchains.iter().any(|found| found.name == name),
-        None => program(tool),
-    };
-    if let Some(tool) = environment.tools.iter().find(|tool| !there(tool)) {
-        return missing(
-            format!("{file}: commands would not find `{tool}` on this machine"),
-            "install it for all users (below /usr), or where the daemon's PATH has it; see nightcrew doctor",
-        );
-    }
-    Ok(())
-}
-
-/// The toolchain that a name in `tools` means.
-fn toolchain(tool: &str) -> Option<&'static str> {
-    match tool {
-        "rust" | "cargo" | "rustc" => Some("rust"),
-        "python" | "python3" | "pip" => Some("python"),
-        "node" | "nodejs" | "npm" => Some("node"),
-        "git" => Some("git"),
-        _ => None,
-    }
-}
-
-/// Whether the system has a program of this name, where commands look for it.
-fn program(name: &str) -> bool {
-    !name.contains('/')
-        && ["/usr/local/bin", "/usr/bin", "/bin"].iter().any(|folder| Path::new(folder).join(name).exists())
-}
-
-fn no_tier(isolation: &Isolation) -> SandboxError {
-    let (mut reasons, mut fixes) = (Vec::new(), Vec::new());
-    for check in isolation.report().checks {
-        if let Err(why) = check.result {
-            reasons.push(format!("{}: {}", check.tier, why.reason));
-            fixes.push(format!("{}: {}", check.tier, why.fix));
-        }
-    }
-    SandboxError::Missing {
-        message: format!("commands cannot be confined on this machine ({})", reasons.join("; ")),
-        help: format!("one of these is enough. {}", fixes.join("; ")),
-    }
-}
-
-fn isolation_error(error: isolation::Error, isolation: &Isolation) -> SandboxError {
-    use isolation::Error;
-    match error {
-        Error::NoTier => no_tier(isolation),
-        Error::Egress(why) => SandboxError::Missing {
-            message: format!("setup has no network: {why}"),
-            help: "name registries or hosts in `network.setup`, or let setup use what is on this machine".into(),
-        },
-        error => failed(chain(&error)),
-    }
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(inner) = source {
-        text = format!("{text}: {inner}");
-        source = inner.source();
-    }
-    text
 }
 
 fn said(error: std::io::Error) -> String {

@@ -15,7 +15,8 @@ use crate::isolation::{Chunk, Command, Finished, Isolation, Limits, Spec, Stoppe
 use crate::ports::sandbox::SandboxError;
 
 use super::folder::Folder;
-use super::{PROVIDER, isolation_error, services};
+use super::needs::isolation_error;
+use super::{PROVIDER, services};
 
 /// What is taken of `$JUNIT`.
 const MOST_RESULTS: u64 = 8 << 20;

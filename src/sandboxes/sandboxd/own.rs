@@ -13,9 +13,9 @@ use crate::ports::sandbox::{SandboxError, SandboxSetup};
 use crate::workspace::remove_folder;
 
 use super::act::failed;
-use super::chain;
 use super::folder::make_dir;
 use super::images::Images;
+use super::needs::chain;
 
 #[derive(Debug)]
 pub(super) struct Own {
