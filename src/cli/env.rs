@@ -3,40 +3,38 @@
 //! Works beside a running daemon: environments are shared with it under file locks, everything else (the copies of repositories,
 //! the isolation's own folder, the folders of commands) is this command's own. It reads what is committed, as a run would.
 
-use std::future::Future;
+mod named;
+mod shown;
+
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::mpsc;
 
-use super::args::{EnvAct, EnvArgs, WhichEnv};
+use super::args::{EnvAct, EnvArgs};
 use super::session::Session;
-use super::ui::{DIM, GREEN, RED, paint, table};
+use super::ui::table;
 use super::{Exit, Trouble};
 use crate::base::env::process_variable;
-use crate::base::hash::Hash;
 use crate::base::scope::Scope;
 use crate::builtin::REGISTRY;
 use crate::config::settings::Profile;
-use crate::daemon::find;
 use crate::daemon::load::Library;
 use crate::daemon::signals::Signals;
 use crate::domain::code::TreeId;
-use crate::domain::definition::{Environment, Limits, On, Pipeline, Repository};
-use crate::domain::run::Effects;
-use crate::domain::sandbox::SandboxAnswer;
 use crate::engine::workshop::{Source, Workshop, WorkshopSetup, sandbox_folder, workspace_stop};
 use crate::isolation::{Chunk, Command};
-use crate::pipeline;
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Job, SandboxError, SandboxSetup};
-use crate::sandboxes::sandboxd::{self, Built, Options, Progress, Sandboxd};
+use crate::sandboxes::sandboxd::{self, Options, Progress, Sandboxd};
 use crate::sinks::text;
+
+use named::{Named, named, read};
+use shown::{Done, pass_on, watched};
 
 /// How long what was started may take to go away at the end.
 const GRACE: Duration = Duration::from_secs(60);
@@ -85,112 +83,6 @@ fn profile(library: &Library, name: &str) -> anyhow::Result<Profile> {
         let trouble = Trouble::new(Exit::Usage, format!("there is no profile `{name}`"));
         trouble.help(format!("one of: {}", known.join(", "))).into()
     })
-}
-
-/// An environment, and the code for which it is.
-#[derive(Clone, Debug)]
-struct Named {
-    environment: Environment,
-    /// The pipeline, whose repository it is for.
-    pipeline: Arc<Pipeline>,
-    /// All pipelines that use it for that repository.
-    used_by: Vec<String>,
-}
-
-impl Named {
-    fn shown(&self) -> String {
-        match self.used_by.first() {
-            Some(pipeline) => pipeline.clone(),
-            None => self.environment.file.clone(),
-        }
-    }
-}
-
-/// What the argument means: a pipeline, a file that pipelines name, any other file (for the repository one stands in), or all.
-fn named(session: &Session, library: &Library, which: &WhichEnv) -> anyhow::Result<Vec<Named>> {
-    let mut all: Vec<Named> = Vec::new();
-    for (_, pipeline) in library.pipelines.values() {
-        let Some(environment) = &pipeline.environment else { continue };
-        let same = |one: &&mut Named| {
-            one.environment.file == environment.file && one.pipeline.repository == pipeline.repository
-        };
-        match all.iter_mut().find(same) {
-            Some(one) => one.used_by.push(pipeline.name.clone()),
-            None => all.push(Named {
-                environment: environment.clone(),
-                pipeline: pipeline.clone(),
-                used_by: vec![pipeline.name.clone()],
-            }),
-        }
-    }
-    let Some(asked) = &which.environment else {
-        return match all.is_empty() {
-            false => Ok(all),
-            true => Err(Trouble::new(Exit::No, "no pipeline has an environment")
-                .help("add `environment: environments/NAME.yaml` to one, or name a file")
-                .into()),
-        };
-    };
-    if let Some(position) = all.iter().position(|one| one.used_by.contains(asked)) {
-        return Ok(vec![all.swap_remove(position)]);
-    }
-    let file = Path::new(asked);
-    let folder = session.places.pipelines.clone();
-    let of = |one: &Named| -> bool {
-        let Ok(meant) = folder.join(&one.environment.file).canonicalize() else { return false };
-        let stem = meant.file_stem().is_some_and(|stem| stem == asked.as_str());
-        stem || file.canonicalize().is_ok_and(|file| file == meant)
-    };
-    let by_file: Vec<Named> = all.iter().filter(|one| of(one)).cloned().collect();
-    if !by_file.is_empty() {
-        return Ok(by_file);
-    }
-    if !file.is_file() || file.parent().is_some_and(|parent| same_folder(parent, &folder)) {
-        let pipeline = find(library, &session.places, &REGISTRY, asked).map_err(|refusal| {
-            if refusal.code == "E-CONFIG" {
-                session.show_mistakes_of(&library.report, asked);
-            }
-            Trouble::from(refusal)
-        })?;
-        let Some(environment) = pipeline.environment.clone() else {
-            let help = format!("add `environment: environments/NAME.yaml` to {}", pipeline.name);
-            return Err(Trouble::new(Exit::No, format!("the pipeline `{asked}` has no environment")).help(help).into());
-        };
-        return Ok(vec![Named { environment, used_by: vec![pipeline.name.clone()], pipeline }]);
-    }
-    // For the clone that one stands in.
-    let here = std::env::current_dir().context("finding the folder one stands in")?;
-    let top = here.ancestors().find(|folder| folder.join(".git").exists()).unwrap_or(&here);
-    let pipeline = Arc::new(Pipeline {
-        name: asked.clone(),
-        summary: String::new(),
-        hash: Hash::of(asked),
-        files: Vec::new(),
-        owner: None,
-        effects: Effects::Preview,
-        params: Vec::new(),
-        on: On::default(),
-        limits: Limits::default(),
-        repository: Some(Repository { github: None, r#ref: None, path: Some(top.display().to_string()) }),
-        environment: None,
-        tools: Vec::new(),
-        steps: Vec::new(),
-    });
-    Ok(vec![Named { environment: read(session, file, asked)?, pipeline, used_by: Vec::new() }])
-}
-
-fn same_folder(one: &Path, other: &Path) -> bool {
-    let real = |path: &Path| if path.as_os_str().is_empty() { Path::new(".") } else { path }.canonicalize().ok();
-    real(one).is_some_and(|one| Some(one) == real(other))
-}
-
-/// An environment's file. Its mistakes are shown.
-fn read(session: &Session, path: &Path, file: &str) -> anyhow::Result<Environment> {
-    let shown = path.display().to_string();
-    let text = std::fs::read_to_string(path).with_context(|| format!("reading `{shown}`"))?;
-    let (environment, report) = pipeline::parse_environment(&shown, file, &text);
-    session.show_report(&report);
-    environment.ok_or_else(|| Trouble::new(Exit::Config, format!("`{shown}` has mistakes")).into())
 }
 
 /// What is done to each.
@@ -256,7 +148,7 @@ impl<'a> Bench<'a> {
                     if !done.good {
                         exit = Exit::No;
                     }
-                    rows.push(done.row);
+                    rows.extend(done.rows);
                     values.push(done.json);
                 }
                 Err(error) if named.len() > 1 => {
@@ -275,7 +167,6 @@ impl<'a> Bench<'a> {
                 Act::Build { .. } => &["ENVIRONMENT", "FOR", "HASH", "", "TIME", "SIZE"][..],
                 Act::Check => &["ENVIRONMENT", "CHECK", "", "TIME", "TESTS"],
             };
-            let rows: Vec<Vec<String>> = rows.into_iter().flatten().collect();
             ui.data(table(head, &rows, &[head.len() - 2, head.len() - 1]))?;
         }
         Ok(exit)
@@ -403,182 +294,5 @@ impl<'a> Bench<'a> {
             }
             _ => Ok(Exit::No),
         }
-    }
-}
-
-/// Bytes of a command for a person or a pipe. A terminal gets nothing that could move its cursor or set its title.
-fn pass_on(mut to: impl std::io::Write, terminal: bool, bytes: &[u8]) {
-    let clean = terminal.then(|| text::clean(&String::from_utf8_lossy(bytes)));
-    // Who has gone away misses nothing.
-    drop(to.write_all(clean.as_ref().map_or(bytes, |clean| clean.as_bytes())).and_then(|()| to.flush()));
-}
-
-/// Does the work and meanwhile shows what the commands say.
-async fn watched<T>(session: &Session, progress: &mut mpsc::Receiver<Progress>, work: impl Future<Output = T>) -> T {
-    let mut work = std::pin::pin!(work);
-    let mut shown = Shown { session, line: Vec::new() };
-    loop {
-        tokio::select! {
-            biased;
-            Some(news) = progress.recv() => shown.news(news),
-            done = &mut work => {
-                while let Ok(news) = progress.try_recv() {
-                    shown.news(news);
-                }
-                return done;
-            }
-        }
-    }
-}
-
-/// What commands say, line by line, on stderr.
-struct Shown<'a> {
-    session: &'a Session,
-    /// Of what is not a whole line yet.
-    line: Vec<u8>,
-}
-
-impl Shown<'_> {
-    /// The longest line that is waited for.
-    const LONGEST: usize = 4096;
-
-    fn news(&mut self, news: Progress) {
-        let ui = &self.session.ui;
-        match news {
-            Progress::Began { phase, command } => {
-                ui.say(format!("{} $ {}", phase.name(), text::line(&command)));
-            }
-            Progress::Output(Chunk::Stdout(bytes) | Chunk::Stderr(bytes)) => {
-                for byte in bytes {
-                    if byte == b'\n' || self.line.len() >= Self::LONGEST {
-                        self.end_line();
-                    }
-                    if byte != b'\n' {
-                        self.line.push(byte);
-                    }
-                }
-            }
-            Progress::Ended(receipt) => {
-                if !self.line.is_empty() {
-                    self.end_line();
-                }
-                let took = text::duration(Duration::from_millis(receipt.duration_ms));
-                let (color, mark) = if receipt.succeeded() { (GREEN, "✓") } else { (RED, "✗") };
-                ui.say(format!("  {} {took}", paint(ui.color_err(), color, mark)));
-            }
-        }
-    }
-
-    fn end_line(&mut self) {
-        let ui = &self.session.ui;
-        let line = text::clean(&String::from_utf8_lossy(&self.line)).replace('\n', " ");
-        ui.say(paint(ui.color_err(), DIM, &format!("  {line}")));
-        self.line.clear();
-    }
-}
-
-/// What came of one environment.
-struct Done {
-    good: bool,
-    row: Vec<Vec<String>>,
-    json: Value,
-}
-
-impl Done {
-    fn of_build(one: &Named, base: &TreeId, built: &Built, took: Duration) -> Self {
-        let how = if built.built { "built" } else { "found" };
-        let row = vec![
-            one.environment.file.clone(),
-            one.used_by.join(", "),
-            built.environment.short(),
-            how.to_owned(),
-            text::duration(took),
-            bytes(built.bytes),
-        ];
-        let json = json!({
-            "environment": one.environment.file,
-            "pipelines": one.used_by,
-            "tree": base,
-            "hash": built.environment,
-            "built": built.built,
-            "made_at": built.made_at,
-            "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "bytes": built.bytes,
-            "receipts": built.receipts,
-        });
-        Self { good: true, row: vec![row], json }
-    }
-
-    fn of_checks(one: &Named, base: &TreeId, built: &Built, answers: &[SandboxAnswer]) -> Self {
-        let good = answers.iter().all(|answer| answer.receipt.succeeded());
-        let mut rows = Vec::new();
-        let mut checks = Vec::new();
-        for answer in answers {
-            let receipt = &answer.receipt;
-            let tests = collected(&answer.stdout);
-            rows.push(vec![
-                one.environment.file.clone(),
-                text::fit(&text::line(&receipt.command), 60),
-                if receipt.succeeded() { "passed" } else { "failed" }.to_owned(),
-                text::duration(Duration::from_millis(receipt.duration_ms)),
-                tests.map(|tests| tests.to_string()).unwrap_or_default(),
-            ]);
-            checks.push(json!({"receipt": receipt, "passed": receipt.succeeded(), "tests": tests}));
-        }
-        for command in one.environment.checks.iter().skip(answers.len()) {
-            let command = text::fit(&text::line(command), 60);
-            rows.push(vec![one.environment.file.clone(), command, "not run".to_owned(), String::new(), String::new()]);
-        }
-        if one.environment.checks.is_empty() {
-            let none = ["no checks", "", "", ""].map(str::to_owned);
-            rows.push(std::iter::once(one.environment.file.clone()).chain(none).collect());
-        }
-        let json = json!({
-            "environment": one.environment.file,
-            "pipelines": one.used_by,
-            "tree": base,
-            "hash": built.environment,
-            "checks": checks,
-            "passed": good,
-        });
-        Self { good, row: rows, json }
-    }
-}
-
-/// How many tests a check says that it found: pytest's `12 tests collected` and `collected 12 items`, cargo's and others' `12 tests`.
-fn collected(stdout: &str) -> Option<u64> {
-    let number = |word: &str| word.trim_matches(['=', ',', '.', ':']).parse::<u64>().ok();
-    stdout.lines().rev().take(20).find_map(|line| {
-        let words: Vec<&str> = line.split_whitespace().collect();
-        words.windows(2).find_map(|pair| match pair[1].trim_end_matches([',', '.', ':']) {
-            "test" | "tests" | "items" | "item" => number(pair[0]),
-            _ => None,
-        })
-    })
-}
-
-/// `812 KB`, `1.4 GB`.
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{} KB", bytes.div_ceil(1000)),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn collected_tests_are_read_from_what_runners_say() {
-        assert_eq!(collected("a.py::b\n\n===== 12 tests collected in 0.02s =====\n"), Some(12));
-        assert_eq!(collected("collected 7 items\n"), Some(7));
-        assert_eq!(collected("x: test\n3 tests, 0 benchmarks\n"), Some(3));
-        assert_eq!(collected("nothing here\n"), None);
-        assert_eq!(
-            (bytes(10), bytes(1_500_000), bytes(2_340_000_000)),
-            ("1 KB".into(), "1.5 MB".into(), "2.3 GB".into())
-        );
     }
 }
