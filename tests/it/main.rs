@@ -18,6 +18,8 @@ mod env;
 mod fakes;
 /// What pipelines remember of errors: only what is new costs anything.
 mod findings;
+/// A fix over real trees, down to the branch that comes of it.
+mod fix;
 /// Rules about the code itself.
 mod house;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.

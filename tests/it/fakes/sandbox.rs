@@ -141,8 +141,9 @@ impl Sandbox for Scripted {
             let end = (self.0.run)(request, folder.path());
             running.1 = true;
             let end = end?;
+            let receipt = receipt(&request.command, &request.tree, end.exit);
             Ok(SandboxAnswer {
-                receipt: receipt(&request.command, &request.tree, end.exit),
+                receipt: CommandReceipt { fresh: request.fresh, ..receipt },
                 stdout: end.stdout,
                 stderr: end.stderr,
                 junit: end.junit,
