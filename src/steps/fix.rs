@@ -13,6 +13,7 @@ mod host;
 mod known;
 mod plan;
 pub(super) mod reviewer;
+mod suites;
 
 use std::cell::RefCell;
 
@@ -30,9 +31,10 @@ use crate::policy::diff::DiffPolicy;
 use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind};
 
-use self::host::{Base, Judged};
+use self::host::Judged;
 use self::known::{Known, Word};
 use self::plan::{Plan, Planned};
+use self::suites::Base;
 
 use super::model::{mistake, one_instruction};
 use super::{E_CONFLICT, data};

@@ -16,9 +16,9 @@ use crate::expr::types::{Field, Type};
 use crate::ports::durable::Stop;
 use crate::ports::step::StepCall;
 
-use super::host::{Base, end_of};
 use super::plan::Plan;
 use super::reviewer::Verdict;
+use super::suites::{Base, end_of};
 use crate::steps::model;
 
 /// Requests of one attempt at most.
