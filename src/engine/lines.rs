@@ -69,6 +69,49 @@ fn passage(text: &str, wanted: &Passage) -> String {
 mod tests {
     use super::*;
 
+    use crate::workspace::{Access, Git, Origin};
+
+    fn git(folder: &std::path::Path, arguments: &[&str]) {
+        let identity = ["-c", "user.name=U", "-c", "user.email=u@example", "-c", "commit.gpgsign=false"];
+        let mut command = std::process::Command::new("git");
+        command.args(identity).args(arguments).current_dir(folder);
+        command.env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_CONFIG_NOSYSTEM", "1");
+        assert!(command.output().unwrap().status.success(), "git {arguments:?}");
+    }
+
+    #[test]
+    fn passages_are_read_from_a_tree_and_what_is_no_text_or_not_there_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let origin = folder.path().join("clone");
+        std::fs::create_dir_all(origin.join("src")).unwrap();
+        std::fs::write(origin.join("src/a.py"), "one\ntwo\nthree\n").unwrap();
+        std::fs::write(origin.join("b.bin"), b"a\0b").unwrap();
+        std::fs::write(origin.join("latin"), b"caf\xe9").unwrap();
+        git(&origin, &["init", "-q", "-b", "main"]);
+        git(&origin, &["add", "."]);
+        git(&origin, &["commit", "-q", "-m", "x"]);
+        let path = option_env!("PATH").unwrap_or("/usr/local/bin:/usr/bin:/bin");
+        let program = Git::find(path.as_ref()).unwrap();
+        let origin = Origin::folder(&origin).unwrap();
+        let repository = Repository::open(&program, &folder.path().join("private"), origin).unwrap();
+        let tree = repository.fetch("main", &Access::none()).unwrap().tree;
+        let wanted = |path: &str, from, to| Passage { path: path.into(), from, to };
+        let all = [
+            wanted("src/a.py", 2, 2),
+            wanted("src/a.py", 2, 5),
+            wanted("src/a.py", 0, 0),
+            wanted("src/none.py", 1, 1),
+            wanted("src", 1, 1),
+            wanted("b.bin", 1, 1),
+            wanted("latin", 1, 1),
+            wanted("../clone/src/a.py", 1, 1),
+            wanted("/etc/passwd", 1, 1),
+        ];
+        let read = passages(&repository, &LinesRequest { tree, wanted: all.to_vec() }).unwrap();
+        let expected = [Some("two"), Some("two\nthree"), Some(""), None, None, None, None, None, None];
+        assert_eq!(read.texts.iter().map(Option::as_deref).collect::<Vec<_>>(), expected);
+    }
+
     #[test]
     fn a_passage_is_what_stands_between_two_lines_as_far_as_they_exist() {
         let text = "one\r\ntwo\n\tthree\u{1b}[2J\nfour";

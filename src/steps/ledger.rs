@@ -2,7 +2,8 @@
 //!
 //! Rule 9 of the dialect. An item is *handled* when a run has taken it to its end: an intern dropped it, a child run ended well,
 //! or the whole run did. What `keep` or `take` of a fetch or `take` of an `each` left behind, and what failed or was capped,
-//! stays new. After a step that failed only those items are handled whose own end was reached.
+//! stays new. After a step that failed only those items are handled whose own end was reached. It is the steps of the run itself
+//! that gather; what a `fetch` below an `each` reads is judged and never counted as handled.
 
 use std::collections::BTreeMap;
 
