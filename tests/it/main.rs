@@ -36,6 +36,8 @@ mod pipeline;
 mod project;
 /// Environments and commands in the sandbox of this machine.
 mod sandbox;
+/// Scans of a real clone in the real sandbox.
+mod scan;
 /// The shipped report over other services, which tell the keys they were given.
 mod serve;
 /// Sources over the samples that ship.
