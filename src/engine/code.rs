@@ -37,10 +37,6 @@ const SHOWN_OUTPUT: usize = 700;
 /// A file above this is no test to be picked apart, in bytes.
 const MOST_SOURCE: u64 = 4 * 1024 * 1024;
 
-pub(super) fn not_yet(what: &str) -> Stop {
-    Stop::Blocked(Failure::new("E-KIND", format!("{what} comes with a later version of nightcrew")))
-}
-
 impl Executor {
     pub(super) fn workshop(&self) -> Result<Arc<Workshop>, Stop> {
         self.bound.workshop.clone().ok_or_else(|| {

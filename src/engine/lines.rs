@@ -4,12 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::domain::activity::{LinesRequest, Passage, Passages};
-use crate::domain::run::Failure;
 use crate::ports::durable::Stop;
 use crate::workspace::{Error, RepoPath, Repository};
 
 use super::executor::Executor;
-use super::workshop::{E_REPOSITORY, workspace_stop};
+use super::workshop::workspace_stop;
 
 /// A file above this is no source code, in bytes.
 const MOST_FILE: u64 = 4 * 1024 * 1024;
@@ -20,19 +19,8 @@ const MOST_LINE: usize = 400;
 impl Executor {
     /// The wanted passages of a tree of the run's repository.
     pub(super) async fn lines(&self, request: &LinesRequest) -> Result<Passages, Stop> {
-        let workshop = self
-            .bound
-            .workshop
-            .clone()
-            .ok_or_else(|| Stop::Blocked(Failure::new(E_REPOSITORY, "this process works on no code")))?;
-        let (bound, request) = (self.bound.clone(), request.clone());
-        let read = tokio::task::spawn_blocking(move || {
-            let source = workshop.source(&bound.pipeline, &bound.settings, &bound.profile)?;
-            passages(&source.repository, &request).map_err(workspace_stop)
-        });
-        read.await.unwrap_or_else(|lost| {
-            Err(Stop::Failed(Failure::new("E-PANIC", format!("reading the code broke: {lost}"))))
-        })
+        let request = request.clone();
+        self.with_source(move |_, source| passages(&source.repository, &request).map_err(workspace_stop)).await
     }
 }
 
