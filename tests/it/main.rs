@@ -26,6 +26,8 @@ mod house;
 mod isolation;
 /// The model providers against a scripted server: what is sent, what is understood, what is refused.
 mod models;
+/// Tickets and drafts, once and found again.
+mod publish;
 /// The real process, killed at random.
 mod process;
 /// Whole runs: limits, signals, outages, bad answers, upgrades.

@@ -102,7 +102,7 @@ pub fn receipt(command: &str, tree: &TreeId, exit: i32) -> CommandReceipt {
         isolation: "none".into(),
         gaps: Vec::new(),
         network: "none".into(),
-        fresh: false,
+        fresh: true,
         at: "2026-11-20T08:00:00Z".parse().unwrap(),
     }
 }
