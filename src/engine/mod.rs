@@ -14,6 +14,8 @@ mod findings;
 mod inspect;
 mod lines;
 mod publish;
+#[cfg(test)]
+mod publish_tests;
 mod shelf;
 #[cfg(test)]
 mod testing;
