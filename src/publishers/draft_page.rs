@@ -225,7 +225,7 @@ fn hunk(hunk: &HunkText, left: &mut usize) -> Markup {
     let (mut old, mut new) = (hunk.old_start, hunk.new_start);
     let take = hunk.lines.len().min(*left);
     *left -= take;
-    let rows: Vec<(&str, Option<u32>, Option<u32>, char, String)> = hunk
+    let rows: Vec<_> = hunk
         .lines
         .iter()
         .take(take)

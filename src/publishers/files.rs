@@ -192,9 +192,16 @@ fn close(folder: &Path, known: Vec<Known>, proposal: &Proposal, why: &str) -> Re
         known.front.text("pipeline") == Some(proposal.pipeline.as_str())
             && (known.is(proposal) || known.shares(proposal) > 0)
     };
-    let mut found: Vec<&Known> = known.iter().filter(ours).collect();
-    found.sort_by_key(|known| (known.front.state() != State::Open, !known.is(proposal)));
-    let Some(known) = found.first() else {
+    let found: Vec<&Known> = known.iter().filter(ours).collect();
+    let mut ends = Vec::new();
+    for known in &found {
+        ends.push(close_one(known, proposal, why)?);
+    }
+    write_list(folder)?;
+    let closed = ends.iter().filter(|end| end.state == PublishState::Closed).count();
+    // The one in which most has happened stands for all of them.
+    let rank = |state: PublishState| (state == PublishState::Closed, state.acted(), state.is_there());
+    let Some(end) = ends.into_iter().max_by_key(|end| rank(end.state)) else {
         let receipt = Receipt {
             kind: "ticket".into(),
             destination: KIND.name.into(),
@@ -202,11 +209,16 @@ fn close(folder: &Path, known: Vec<Known>, proposal: &Proposal, why: &str) -> Re
             key: proposal.key.clone(),
             found: false,
         };
-        return Ok(Published { state: PublishState::Unchanged, receipt, note: "there is no such ticket".into() });
+        return Ok(Published { state: PublishState::LeftAlone, receipt, note: "there is no such ticket".into() });
     };
+    let note = if closed > 1 { format!("{closed} closed: {}", text::line(why)) } else { end.note };
+    Ok(Published { note, ..end })
+}
+
+fn close_one(known: &Known, proposal: &Proposal, why: &str) -> Result<Published, PublishError> {
     if known.front.state() != State::Open {
         let again = known.closed_by_us() && known.front.text("run") == Some(proposal.run.as_str());
-        let state = if again { PublishState::Closed } else { PublishState::Unchanged };
+        let state = if again { PublishState::Closed } else { PublishState::LeftAlone };
         return Ok(published(state, known, String::new()));
     }
     let mut members = known.members.clone();
@@ -230,7 +242,6 @@ fn close(folder: &Path, known: Vec<Known>, proposal: &Proposal, why: &str) -> Re
         body = with_status(&body, &status);
     }
     replace(&known.path, format!("{}{body}", front.render()).as_bytes()).map_err(write_error(&known.path))?;
-    write_list(folder)?;
     let left = members.iter().filter(|member| !member.gone).count();
     Ok(match ended {
         true => published(PublishState::Closed, known, text::line(why)),

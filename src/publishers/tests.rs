@@ -173,10 +173,10 @@ async fn a_ticket_is_closed_when_nothing_of_it_is_left_and_opened_again_when_it_
     assert_eq!(place.state(&gone(&["a"], "r3")).await, PublishState::Unchanged);
     assert_eq!(place.state(&gone(&["b"], "r3")).await, PublishState::Closed);
     assert_eq!(place.state(&gone(&["b"], "r3")).await, PublishState::Closed, "the same run again");
-    assert_eq!(place.state(&gone(&["b"], "r4")).await, PublishState::Unchanged);
+    assert_eq!(place.state(&gone(&["b"], "r4")).await, PublishState::LeftAlone);
     let text = std::fs::read_to_string(&path).unwrap();
     assert!(text.contains("\nstate: closed\n") && text.contains("**closed**: gone since `0123`"), "{text}");
-    assert_eq!(place.state(&gone(&["never"], "r4")).await, PublishState::Unchanged);
+    assert_eq!(place.state(&gone(&["never"], "r4")).await, PublishState::LeftAlone);
     let back = place.send(&in_run(ticket(&["a", "b"]), "r5")).await;
     assert_eq!((back.state, back.note.as_str()), (PublishState::Updated, "open again"));
     assert!(std::fs::read_to_string(&path).unwrap().contains("\nstate: open\n"));

@@ -4,6 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::base::hash::Hash;
 use crate::domain::activity::Activity;
+use crate::domain::definition::{Step, StepBody};
 use crate::domain::entry::StepEnd;
 use crate::domain::proposal::{Proposal, Proposed, PublishState, Published};
 use crate::ports::durable::Stop;
@@ -77,6 +78,31 @@ pub(super) async fn publish(
         what,
     };
     call.ctx.perform("publish", Activity::Publish(Box::new(proposal))).await?.decode()
+}
+
+/// Closes the tickets of findings that are gone, where the pipeline opens any. What keeps it from that is told, and fails nothing.
+///
+/// Errors: only final stops.
+pub(super) async fn close_gone(call: &StepCall<'_>, gone: &[Value], why: &str) -> Result<(), Stop> {
+    let opens = |step: &Step| matches!(&step.body, StepBody::Kind { kind, .. } if kind == "ticket");
+    let prints = fingerprints(gone.iter().filter_map(|item| item["key"].as_str()).map(str::to_owned));
+    if prints.is_empty() || !call.pipeline.walk().iter().any(|(_, step)| opens(step)) {
+        return Ok(());
+    }
+    let key = key(&call.pipeline.name, &prints, "gone");
+    let what = Proposed::CloseTicket { why: why.to_owned() };
+    match publish(call, "tickets", key, prints, what).await {
+        Ok(published) if published.state.acted() => {
+            call.ctx.note("closed", json!({"key": published.receipt.key, "text": published.note}));
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+        Err(stop) if stop.is_final() => Err(stop),
+        Err(stop) => {
+            call.ctx.note("not_closed", json!({"reason": stop.to_string()}));
+            Ok(())
+        }
+    }
 }
 
 /// The step's end. `acted` when something is otherwise than before, `reported` when preview would have done it.

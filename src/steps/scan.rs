@@ -16,7 +16,7 @@ use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind, Work};
 
 use super::model::mistake;
-use super::{data, ledger};
+use super::{data, ledger, publish};
 use command::{blocked, commands, scan};
 
 mod command;
@@ -135,6 +135,8 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
         fixed.extend(judged.gone.into_iter().map(|seen| gone(&scanner, seen)));
     }
     quote(&call, work, &mut items).await?;
+    let why = format!("not found any more at {}", work.workspace.commit.short());
+    publish::close_gone(&call, &fixed, &why).await?;
     Ok(tally.end(&call, items, fixed))
 }
 

@@ -319,3 +319,58 @@ fn plain(value: &Value) -> String {
         other => other.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn datum(label: &str, value: Value) -> Datum {
+        Datum { label: label.into(), value, skipped: false }
+    }
+
+    #[test]
+    fn a_groups_members_get_their_places_from_the_steps_before() {
+        let mut scope = Bindings::default();
+        scope.set("scan", json!({"items": [
+            {"key": "f-1", "rule": "clippy::unwrap_used", "file": "src/a.rs", "line": 3, "message": "may panic", "source": "x\ny"},
+            {"key": "f-9", "rule": "aaa", "file": "src/z.rs"},
+        ]}));
+        scope.set("real", json!({"items": [{"key": "f-1", "quote": "x.unwrap()"}]}));
+        let group = json!({"title": "Panics", "harm": "It stops.", "severity": "high", "members": ["f-1", "f-2"], "accept": ["a"]});
+        let told = read(&[datum("group", group)], &scope);
+        assert_eq!(
+            (told.keys.as_slice(), told.words.as_str()),
+            (["f-1".to_owned(), "f-2".into()].as_slice(), "clippy::unwrap_used")
+        );
+        let first = &told.text.findings[0];
+        assert_eq!(
+            (first.title.as_str(), first.file.as_deref(), first.line),
+            ("may panic (clippy::unwrap_used)", Some("src/a.rs"), Some(3))
+        );
+        assert_eq!(first.quote.as_deref(), Some("x.unwrap()"));
+        assert_eq!((told.text.title.as_str(), told.text.severity.as_deref()), ("Panics", Some("high")));
+    }
+
+    #[test]
+    fn an_error_with_its_cause_and_an_unproved_fix_is_one_ticket() {
+        let error = json!({"key": "k1", "id": "API-1", "title": "ParseError: bad", "type": "ParseError", "message": "bad",
+            "culprit": "parse in src/d.rs", "users": 37, "count": 412, "first_seen": "a", "level": "error",
+            "stacktrace": [{"file": "lib/x.rs", "line": 1, "function": "f", "in_app": false},
+                {"file": "src/d.rs", "line": 41, "function": "parse", "in_app": true}],
+            "exceptions": [{"type": "ParseError", "value": "bad"}]});
+        let cause = json!({"root_cause": "The sign.", "files": ["src/d.rs"], "risk": "low"});
+        let fix = json!({"proved": false, "why": ["no test fails"], "refused": ["ci"], "summary": "tried"});
+        let told = read(&[datum("error", error), datum("cause", cause), datum("fix", fix)], &Bindings::default());
+        let ticket = &told.text;
+        assert_eq!((told.keys.as_slice(), told.words.as_str()), (["k1".to_owned()].as_slice(), "ParseError"));
+        assert_eq!((ticket.title.as_str(), ticket.harm.as_str()), ("ParseError: bad", "37 users meet it. bad"));
+        let headings: Vec<&str> = ticket.sections.iter().map(|(heading, _)| heading.as_str()).collect();
+        assert_eq!(headings, ["Root cause", "Why it was not fixed", "What was tried"]);
+        assert_eq!(ticket.sections[1].1, "no test fails\n\nrefused by policy: ci");
+        assert_eq!(ticket.code[0].1, "lib/x.rs:1 in f  (not our code)\nsrc/d.rs:41 in parse\nParseError: bad");
+        assert_eq!((ticket.findings[0].file.as_deref(), ticket.findings[0].line), (Some("src/d.rs"), Some(41)));
+        let proved = read(&[datum("fix", json!({"proved": true, "why": []}))], &Bindings::default());
+        assert!(proved.text.sections.is_empty());
+    }
+}
