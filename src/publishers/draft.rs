@@ -71,9 +71,10 @@ impl<'a> Draft<'a> {
         let (fails, passes) =
             if self.proven.red_then_green.len() == 1 { ("fails", "passes") } else { ("fail", "pass") };
         format!(
-            "{tests} {fails} on the base{} and {passes} with the patch; {} that passed before pass now",
+            "{tests} {fails} on the base{} and {passes} with the patch; {} {} before and after",
             because.unwrap_or_default(),
-            text::counted(u64::from(self.proven.unchanged), "other test")
+            text::counted(u64::from(self.proven.unchanged), "other test"),
+            if self.proven.unchanged == 1 { "passes" } else { "pass" },
         )
     }
 

@@ -33,6 +33,7 @@ use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind}
 
 use self::host::Judged;
 use self::known::{Known, Word};
+pub(super) use self::plan::diff_rules;
 use self::plan::{Plan, Planned};
 use self::suites::Base;
 

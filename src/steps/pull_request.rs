@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::base::LocalBoxFuture;
 use crate::domain::activity::Activity;
-use crate::domain::definition::{OptionValue, Options, Pipeline, StepBody};
+use crate::domain::definition::{Pipeline, StepBody};
 use crate::domain::diff::DiffRules;
 use crate::domain::entry::StepEnd;
 use crate::domain::proof::Evidence;
@@ -17,7 +17,7 @@ use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind};
 
 use super::model::mistake;
-use super::{E_DATA, data, failed, publish, ticket};
+use super::{E_DATA, data, failed, fix, publish, ticket};
 
 pub const KIND: StepKind = StepKind {
     name: "pull_request",
@@ -185,31 +185,10 @@ fn rules(pipeline: &Pipeline, path: &str, from: &str) -> Option<DiffRules> {
         if let Some((_, step)) = steps.iter().find(|(path, _)| *path == sought)
             && let StepBody::Kind { options, .. } = &step.body
         {
-            return Some(diff_rules(options));
+            return Some(fix::diff_rules(options));
         }
     }
     None
-}
-
-/// `diff` beside a fix, over the defaults.
-fn diff_rules(options: &Options) -> DiffRules {
-    let mut rules = DiffRules::default();
-    let Some(map) = options.map("diff") else { return rules };
-    let number = |name| match data::nested(map, name) {
-        Some(OptionValue::Integer(n)) => Some(u32::try_from((*n).max(0)).unwrap_or(u32::MAX)),
-        _ => None,
-    };
-    match data::nested(map, "paths") {
-        Some(OptionValue::Text(path)) => rules.paths = vec![path.clone()],
-        Some(OptionValue::List(paths)) => {
-            let text = |path: &OptionValue| if let OptionValue::Text(path) = path { Some(path.clone()) } else { None };
-            rules.paths = paths.iter().filter_map(text).collect();
-        }
-        _ => {}
-    }
-    rules.max_files = number("max_files").unwrap_or(rules.max_files);
-    rules.max_lines = number("max_lines").unwrap_or(rules.max_lines);
-    rules
 }
 
 fn text_as_is(fields: &Map<String, Value>, name: &str) -> String {

@@ -110,7 +110,7 @@ fn reasons(call: &StepCall<'_>, given: &[Given]) -> Vec<String> {
 }
 
 /// `diff` beside the fix, over the defaults.
-pub(super) fn diff_rules(options: &Options) -> DiffRules {
+pub(in crate::steps) fn diff_rules(options: &Options) -> DiffRules {
     let mut rules = DiffRules::default();
     let Some(map) = options.map("diff") else { return rules };
     let number = |name| match data::nested(map, name) {
