@@ -421,6 +421,22 @@ mod tests {
     }
 
     #[test]
+    fn several_runs_end_in_one_block_with_the_gravest_outcome_and_its_way_out() {
+        let (good, mut bad) = (sample::repair(), sample::run());
+        let next = ["open out/index.html".to_owned()];
+        let shown = together(&[good.clone(), bad.clone()], &next, Style::PLAIN);
+        assert!(shown.starts_with("acted · 2 runs · 1 draft pull request, 3 tickets, 2 reports · $"), "{shown}");
+        assert!(shown.ends_with("next: open out/index.html\n"), "{shown}");
+        bad.outcome = Some(Outcome::Blocked);
+        bad.failure =
+            Some(crate::domain::run::Failure::new("E-SANDBOX", "no sandbox works").help("apt install bubblewrap"));
+        let shown = together(&[good, bad], &[], Style::PLAIN);
+        assert!(shown.starts_with("blocked · 2 runs · "), "{shown}");
+        let way_out = "! analytics-report blocked: no sandbox works (E-SANDBOX)\n  fix: apt install bubblewrap\n";
+        assert!(shown.contains(way_out), "{shown}");
+    }
+
+    #[test]
     fn lines_fit_the_width_and_carry_no_control_characters_of_others() {
         let mut run = sample::repair();
         run.steps[0].summary = "\u{1b}[2J\u{1b}]0;x\u{7}日本語 ".repeat(30);
