@@ -138,7 +138,8 @@ async fn all_parts(demo: &Session, holder: &Holder, signals: &Signals, path: &Os
         if !demo.ui.json && !demo.ui.quiet {
             paper::print(demo, &view)?;
             let style = Style { color: demo.ui.color_out(), width: demo.ui.width() };
-            demo.ui.data(format!("\n{}", terminal::closing(&view, &[], style)))?;
+            demo.ui.data(format!("\n{}", terminal::closing(&view, &[], style).trim_end()))?;
+            demo.ui.say("");
         }
         if signals.stop.is_cancelled() {
             break;
