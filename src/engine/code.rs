@@ -22,7 +22,7 @@ use crate::workspace::{Error, Pick, RepoPath, Repository};
 
 use super::embedded::raw;
 use super::executor::{At, Executor, Halt};
-use super::workshop::{E_REPOSITORY, RepositoryFiles, Source, Workshop, workspace_stop};
+use super::workshop::{E_REPOSITORY, Source, Workshop, workspace_stop};
 
 /// A person must install, configure or repair something before commands can run.
 pub(super) const E_SANDBOX: &str = "E-SANDBOX";
@@ -85,13 +85,8 @@ impl Executor {
     pub(super) async fn job(&self, at: &At) -> Result<(Arc<dyn Sandbox>, Job), Stop> {
         let environment = self.recipe()?;
         let sandbox = self.workshop()?.sandbox(&self.bound.profile)?;
-        let repository = self.with_source(|_, source| Ok(source.repository)).await?;
-        let job = Job {
-            environment,
-            repository: repository.folder().display().to_string(),
-            files: Arc::new(RepositoryFiles(repository)),
-            owner: format!("{}/{}", at.run, at.asker),
-        };
+        let owner = format!("{}/{}", at.run, at.asker);
+        let job = self.with_source(move |_, source| Ok(source.job(environment, owner))).await?;
         Ok((sandbox, job))
     }
 

@@ -236,7 +236,7 @@ pub fn workspace_stop(error: Error) -> Stop {
 }
 
 /// A repository's trees as files, for sandboxes.
-pub struct RepositoryFiles(pub Arc<Repository>);
+struct RepositoryFiles(Arc<Repository>);
 
 impl Files for RepositoryFiles {
     fn list(&self, tree: &TreeId) -> Result<Vec<Listed>, String> {

@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use nightcrew::base::scope::Scope;
 use nightcrew::isolation::{
-    Chunk, Command, Error, Finished, Gap, Helper, Isolation, Reach, ReadOnly, Search, Setup, Spec, Stdin, Stopped, Tier,
-    Writable,
+    Chunk, Command, Error, Finished, Gap, Helper, Isolation, Reach, ReadOnly, Search, Setup, Spec, Stdin, Stopped,
+    Tier, Writable,
 };
 
 /// A machine with its isolation, and a directory that the sandbox must not see.
