@@ -73,7 +73,17 @@ pub fn clear(dir: &Path, beside: &[&str]) -> Result<(), Error> {
     }
     for folder in ["blobs"].iter().chain(beside) {
         let path = dir.join(folder);
-        let removed = std::fs::remove_dir_all(&path);
+        let mut removed = std::fs::remove_dir_all(&path);
+        // A process of one that was killed may still be writing there, for a moment.
+        for _ in 0..40 {
+            match &removed {
+                Err(error) if error.kind() == std::io::ErrorKind::DirectoryNotEmpty => {
+                    std::thread::sleep(std::time::Duration::from_millis(50));
+                    removed = std::fs::remove_dir_all(&path);
+                }
+                Ok(()) | Err(_) => break,
+            }
+        }
         gone(path, removed)?;
     }
     Ok(())
