@@ -100,7 +100,9 @@ impl Executor {
                     Activity::Account => self.account(&at.run).await.map(|view| raw(&view)),
                     Activity::Keep { name, text } => self.keep(name, text).await.map(|artifact| raw(&artifact)),
                     Activity::Workspace { attempt } => self.workspace(*attempt).await.map(|found| raw(&found)),
-                    Activity::Environment { base } => self.environment(&at, base, halt).await.map(|prepared| raw(&prepared)),
+                    Activity::Environment { base } => {
+                        self.environment(&at, base, halt).await.map(|prepared| raw(&prepared))
+                    }
                     Activity::Sandbox(request) => self.sandbox(&at, request, halt).await.map(|answer| raw(&answer)),
                     Activity::Code(request) => self.code(request).await,
                     Activity::Lines(request) => self.lines(request).await.map(|passages| raw(&passages)),

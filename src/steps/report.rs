@@ -161,7 +161,7 @@ async fn report(
         (None, Some(headline)) => headline,
         (None, None) => match outcome {
             Outcome::NothingNew => "Nothing new".to_owned(),
-            _ => call.pipeline.summary.clone(),
+            _ => report_body::headline(&body.blocks).unwrap_or_else(|| call.pipeline.summary.clone()),
         },
         (Some(gravest), headline) => {
             let sentence = super::run::sentence(gravest, call.problems);

@@ -7,6 +7,7 @@ use crate::domain::report::{Chart, Link, ReportBlock, Series};
 use crate::domain::run::Effects;
 
 use super::data::Datum;
+use super::report_items;
 
 /// Rows and columns of one table at most.
 const MOST_ROWS: usize = 200;
@@ -17,6 +18,10 @@ const MOST_REASONS: usize = 3;
 const MOST_NOTICES: usize = 10;
 /// Fields that say how a step or item went; not content.
 const ABOUT: [&str; 4] = ["ran", "failure", "headline", "left_behind"];
+
+/// How links to what was opened begin.
+const DRAFT: &str = "Draft pull request: ";
+const TICKET: &str = "Ticket: ";
 
 /// The first headline, and everything else as blocks.
 pub(super) struct Body {
@@ -77,6 +82,9 @@ fn block(label: &str, value: &Value) -> Option<ReportBlock> {
 }
 
 fn table(label: &str, items: &[Value]) -> ReportBlock {
+    if let Some(table) = report_items::table(label, &items[..items.len().min(MOST_ROWS)]) {
+        return table;
+    }
     let mut columns: Vec<String> = Vec::new();
     for (name, value) in items.iter().filter_map(Value::as_object).flatten() {
         let flat = !value.is_object()
@@ -123,8 +131,8 @@ fn became(title: &str, fields: &Map<String, Value>, effects: Effects) -> Option<
     let link = |title: String, preview| Some(Became::Link(Link { title, url_or_path: url.to_owned(), preview }));
     let what = fields.get("receipts").and_then(|receipts| receipts[0]["kind"].as_str());
     let titled = match what {
-        Some("pull_request") => format!("Draft pull request: {title}"),
-        Some("ticket") => format!("Ticket: {title}"),
+        Some("pull_request") => format!("{DRAFT}{title}"),
+        Some("ticket") => format!("{TICKET}{title}"),
         _ => title.to_owned(),
     };
     match text("state") {
@@ -180,6 +188,24 @@ fn blocks_of(found: Vec<Became>) -> Vec<ReportBlock> {
     let links = (!items.is_empty()).then_some(ReportBlock::Links { items });
     let nots = (!nots.is_empty()).then_some(ReportBlock::Bullets { items: nots });
     links.into_iter().chain(nots).collect()
+}
+
+/// One line about what was opened, for a report whose models say none: `4 tickets: One malformed line ends the server, …`.
+pub(super) fn headline(blocks: &[ReportBlock]) -> Option<String> {
+    let links = blocks.iter().filter_map(|block| match block {
+        ReportBlock::Links { items } => Some(items),
+        _ => None,
+    });
+    let links: Vec<&Link> = links.flatten().collect();
+    let titles = |what: &str| links.iter().filter_map(|link| link.title.strip_prefix(what)).collect::<Vec<_>>();
+    let (drafts, tickets) = (titles(DRAFT), titles(TICKET));
+    let count = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
+    let counts = [count(drafts.len(), "draft pull request"), count(tickets.len(), "ticket")];
+    let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
+    let first = drafts.first().or(tickets.first())?;
+    let preview = if links.iter().all(|link| link.preview) { "Would have opened " } else { "" };
+    let more = if drafts.len() + tickets.len() > 1 { ", …" } else { "" };
+    Some(format!("{preview}{counts}: {first}{more}"))
 }
 
 /// What went wrong, as the host says it.
@@ -290,5 +316,18 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn without_a_models_headline_the_first_line_is_what_was_opened() {
+        let link = |title: &str, preview| Link { title: title.into(), url_or_path: "out/x".into(), preview };
+        let of = |items: Vec<Link>| headline(&[ReportBlock::Links { items }]);
+        assert_eq!(of(vec![link("Ticket: A", false)]).as_deref(), Some("1 ticket: A"));
+        assert_eq!(
+            of(vec![link("Ticket: A", false), link("Draft pull request: B", true), link("Ticket: C", true)]).as_deref(),
+            Some("1 draft pull request and 2 tickets: B, …")
+        );
+        assert_eq!(of(vec![link("Ticket: A", true)]).as_deref(), Some("Would have opened 1 ticket: A"));
+        assert_eq!((of(vec![link("other", false)]), headline(&[])), (None, None));
     }
 }

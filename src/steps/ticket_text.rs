@@ -134,6 +134,12 @@ fn error(fields: &Map<String, Value>, told: &mut Told) {
     told.keys.push(key);
     let words = [text(fields, "type"), title].into_iter().find(|words| !words.is_empty()).unwrap_or_default();
     set(&mut told.words, words);
+    // What an intern said when it sorted the error: the reason why nothing was tried, where nothing was.
+    let heading = match text(fields, "class") {
+        class if class.is_empty() => "How it was sorted".to_owned(),
+        class => format!("Sorted as {}", class.replace('_', " ")),
+    };
+    section(told, &heading, &text(fields, "why"));
 }
 
 fn cause(fields: &Map<String, Value>, told: &mut Told) {
@@ -181,6 +187,8 @@ fn finding(fields: &Map<String, Value>, told: &mut Told) {
 fn finding_of(fingerprint: String, fields: &Map<String, Value>) -> TicketFinding {
     let (rule, message) = (text(fields, "rule"), text(fields, "message"));
     let title = match (rule.is_empty(), message.is_empty()) {
+        // A pattern's message repeats it.
+        (false, false) if message.contains(&rule) => message,
         (false, false) => format!("{message} ({rule})"),
         (false, true) => rule,
         (true, _) => [message, text(fields, "title")].into_iter().find(|t| !t.is_empty()).unwrap_or_default(),
