@@ -56,6 +56,9 @@ struct Repository {
     github: Option<String>,
     branch: Option<String>,
     language: Option<&'static Language>,
+    /// What installs its dependencies and what runs its tests, where that is not the language's usual.
+    setup: Option<String>,
+    test: Option<String>,
     /// Its folder's name, for the environment.
     name: String,
 }
@@ -83,19 +86,21 @@ const LANGUAGES: &[Language] = &[
         setup: "[{run: \"cargo fetch\", reads: [Cargo.toml, Cargo.lock]}]",
         registries: "[crates]",
         checks: "[\"cargo check --all-targets --offline\"]",
-        test: "cargo test --offline",
-        scanners: "{cargo: [{run: \"cargo clippy --all-targets --offline --message-format=json\", ok_exit: [0, 101]}]}",
+        // Every test binary is to be heard.
+        test: "cargo test --offline --no-fail-fast",
+        scanners: "{cargo: [{run: \"cargo clippy --all-targets --offline --message-format=json\"}]}",
         rebuild_when: "[Cargo.lock]",
     },
     Language {
         name: "Python",
         marks: &["pyproject.toml", "requirements.txt", "setup.py"],
         tools: "[python, git]",
-        setup: "[{run: \"pip install -r requirements.txt\", reads: [requirements.txt]}]",
+        // An environment of its own: distributions guard the system's from pip.
+        setup: "[{run: \"python3 -m venv .venv && .venv/bin/pip install -r requirements.txt pytest ruff\", reads: [requirements.txt]}]",
         registries: "[pypi]",
-        checks: "[\"python -m pytest --collect-only -q\"]",
-        test: "python -m pytest -q --junitxml=$JUNIT",
-        scanners: "{sarif: [{run: \"ruff check --output-format sarif .\", ok_exit: [0, 1]}]}",
+        checks: "[\".venv/bin/python -m pytest --collect-only -q\"]",
+        test: ".venv/bin/python -m pytest -q --junitxml=$JUNIT",
+        scanners: "{sarif: [{run: \".venv/bin/python -m ruff check --no-cache --exclude .venv --output-format sarif .\", ok_exit: [0, 1]}]}",
         rebuild_when: "[requirements.txt]",
     },
     Language {
@@ -104,8 +109,8 @@ const LANGUAGES: &[Language] = &[
         tools: "[node, npm, git]",
         setup: "[{run: \"npm ci\", reads: [package.json, package-lock.json]}]",
         registries: "[npm]",
-        checks: "[\"npm test -- --listTests\"]",
-        test: "npm test",
+        checks: "[]",
+        test: "node --test --test-reporter=junit --test-reporter-destination=$JUNIT",
         scanners: "{sarif: [{run: \"npx eslint --format @microsoft/eslint-formatter-sarif .\", ok_exit: [0, 1]}]}",
         rebuild_when: "[package-lock.json]",
     },
@@ -116,7 +121,7 @@ const LANGUAGES: &[Language] = &[
         setup: "[{run: \"go mod download\", reads: [go.mod, go.sum]}]",
         registries: "[go]",
         checks: "[\"go vet ./...\"]",
-        test: "go test ./...",
+        test: "go test -v ./...",
         scanners: "{sarif: [{run: \"golangci-lint run --output.sarif.path=stdout\", ok_exit: [0, 1]}]}",
         rebuild_when: "[go.sum]",
     },
@@ -132,10 +137,27 @@ impl Repository {
         let remote_head = read(".git/refs/remotes/origin/HEAD");
         let branch = remote_head.trim().strip_prefix("ref: refs/remotes/origin/");
         let branch = branch.or_else(|| head.trim().strip_prefix("ref: refs/heads/"));
+        let language = LANGUAGES.iter().find(|l| l.marks.iter().any(|mark| dir.join(mark).is_file()));
+        let (setup, test) = match language.map(|language| language.name) {
+            Some("Python") if !dir.join("requirements.txt").is_file() => {
+                let mark = if dir.join("pyproject.toml").is_file() { "pyproject.toml" } else { "setup.py" };
+                let run = "python3 -m venv .venv && .venv/bin/pip install -e . pytest ruff";
+                (Some(format!("[{{run: \"{run}\", reads: [{mark}]}}]")), None)
+            }
+            Some("JavaScript") => {
+                let locked = dir.join("package-lock.json").is_file();
+                let setup =
+                    (!locked).then(|| "[{run: \"npm install --no-package-lock\", reads: [package.json]}]".to_owned());
+                (setup, test_of_package(&read("package.json")).map(str::to_owned))
+            }
+            _ => (None, None),
+        };
         Self {
+            setup,
+            test,
             github: origin(&config).as_deref().and_then(github),
             branch: branch.map(str::to_owned),
-            language: LANGUAGES.iter().find(|l| l.marks.iter().any(|mark| dir.join(mark).is_file())),
+            language,
             name: if name.is_empty() { "project".to_owned() } else { name },
         }
     }
@@ -147,7 +169,9 @@ impl Repository {
             None => "no GitHub remote was found: put yours under `repository:`".to_owned(),
         });
         facts.push(match self.language {
-            Some(language) => format!("{}, tests with `{}`", language.name, language.test),
+            Some(language) => {
+                format!("{}, tests with `{}`", language.name, self.test.as_deref().unwrap_or(language.test))
+            }
             None => format!("no known language: fill in pipelines/environments/{}.yaml", self.name),
         });
         facts.join(" · ")
@@ -177,14 +201,34 @@ impl Repository {
             name = self.name,
             language = l.name,
             tools = l.tools,
-            setup = l.setup,
+            setup = self.setup.as_deref().unwrap_or(l.setup),
             registries = l.registries,
             checks = l.checks,
-            test = l.test,
+            test = self.test.as_deref().unwrap_or(l.test),
             scanners = l.scanners,
             rebuild = l.rebuild_when,
         )
     }
+}
+
+/// The command that makes the test runner of a `package.json` write what machines can read.
+fn test_of_package(text: &str) -> Option<&'static str> {
+    let package: serde_json::Value = serde_json::from_str(text).ok()?;
+    let script = package["scripts"]["test"].as_str()?;
+    let uses = |word: &str| script.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|part| part == word);
+    [
+        ("vitest", "npx vitest run --reporter=junit --outputFile=$JUNIT"),
+        ("mocha", "npx mocha --reporter xunit --reporter-option output=$JUNIT"),
+        // Its reporter for machines is a package of its own, `jest-junit`.
+        ("jest", "JEST_JUNIT_OUTPUT_FILE=$JUNIT npx jest --ci --reporters=default --reporters=jest-junit"),
+        // TAP is read as it is.
+        ("tape", "npm test --silent"),
+        ("tap", "npm test --silent"),
+        ("ava", "npx ava --tap"),
+    ]
+    .into_iter()
+    .find(|(runner, _)| uses(runner))
+    .map(|(_, command)| command)
 }
 
 /// A name that may stand in a path and in YAML.
@@ -258,15 +302,38 @@ mod tests {
         std::fs::write(root.join(".git/config"), config).unwrap();
         std::fs::write(root.join("Cargo.toml"), "").unwrap();
         let found = Repository::look(&root);
-        assert_eq!(found.told(), "repository acme/api, branch trunk · Rust, tests with `cargo test --offline`");
+        assert_eq!(
+            found.told(),
+            "repository acme/api, branch trunk · Rust, tests with `cargo test --offline --no-fail-fast`"
+        );
         let files = files(&found);
         let text = |path: &str| files.iter().find(|(p, _)| p == Path::new(path)).map(|(_, t)| t.as_str()).unwrap();
         assert!(
             text("pipelines/code-health.yaml").contains("\nrepository: {github: acme/api, ref: trunk, path: ..}\n")
         );
         assert!(text("pipelines/code-health.yaml").contains("\nenvironment: environments/my-api.yaml\n"));
-        assert!(text("pipelines/environments/my-api.yaml").contains("cargo test --offline"));
+        assert!(text("pipelines/environments/my-api.yaml").contains("cargo test --offline --no-fail-fast"));
         assert_eq!(github("https://github.com/acme/api/"), Some("acme/api".into()));
         assert_eq!(github("https://gitlab.com/acme/api"), None);
+    }
+
+    #[test]
+    fn a_packages_runner_is_asked_for_what_machines_can_read() {
+        let of = |script: &str| test_of_package(&format!("{{\"scripts\": {{\"test\": \"{script}\"}}}}"));
+        assert!(of("vitest --coverage").is_some_and(|command| command.contains("--outputFile=$JUNIT")));
+        assert!(of("standard && tape test/*.js").is_some_and(|command| command == "npm test --silent"));
+        assert!(of("NODE_ENV=test jest").is_some_and(|command| command.contains("jest-junit")));
+        assert_eq!((of("node --test"), of("make"), test_of_package("{")), (None, None, None));
+    }
+
+    #[test]
+    fn a_python_project_without_requirements_is_installed_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("pyproject.toml"), "").unwrap();
+        let text = Repository::look(dir.path()).environment();
+        assert!(text.contains("pip install -e . pytest ruff\", reads: [pyproject.toml]"), "{text}");
+        std::fs::write(dir.path().join("requirements.txt"), "").unwrap();
+        let text = Repository::look(dir.path()).environment();
+        assert!(text.contains("-r requirements.txt pytest ruff"), "{text}");
     }
 }

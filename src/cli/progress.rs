@@ -22,7 +22,7 @@ use crate::sinks::terminal::{self, Live, SPINNER, Style};
 /// Redraws and looks at the journal are at least this far apart.
 const FRAME: Duration = Duration::from_millis(100);
 /// Live lines beyond this many would scroll; the rest is counted.
-const MOST_LIVE: usize = 12;
+const MOST_LIVE: usize = 20;
 /// As many characters of what a model says are shown, at most.
 const HEARD: usize = 60;
 
@@ -230,17 +230,28 @@ impl<'a> Progress<'a> {
             out.push_str(&terminal::header(view, &self.models(view), self.sandbox.as_deref(), style));
             out.push('\n');
         }
-        for step in self.finished(view) {
+        // The steps of an item stay together: they are printed below it once it has ended.
+        let items: Vec<String> = view
+            .steps
+            .iter()
+            .filter(|step| step.outcome.is_none() && step.path.ends_with(']'))
+            .map(|step| step.path.clone())
+            .collect();
+        let waits = |step: &StepView| items.iter().any(|item| is_below(&step.path, item));
+        for step in self.finished(view, waits) {
             out.push_str(&terminal::step_line(&step, None, style));
             out.push('\n');
         }
         self.frame += 1;
         let now = self.session.env.now();
-        let open: Vec<&StepView> = view.steps.iter().filter(|step| step.outcome.is_none()).collect();
+        let open: Vec<&StepView> = view.steps.iter().filter(|step| step.outcome.is_none() || waits(step)).collect();
         let mut lines: Vec<String> = open
             .iter()
             .take(MOST_LIVE)
             .map(|step| {
+                if step.outcome.is_some() {
+                    return terminal::step_line(step, None, style);
+                }
                 // A step with open children only frames them.
                 let parent = open.iter().any(|other| is_below(&other.path, &step.path));
                 let mark = if parent { "▸" } else { SPINNER[self.frame % SPINNER.len()] };
@@ -276,7 +287,7 @@ impl<'a> Progress<'a> {
             self.session.ui.say(terminal::header(view, &models, self.sandbox.as_deref(), Style::PLAIN));
         }
         // What has ended was there before what has begun since.
-        for step in self.finished(view) {
+        for step in self.finished(view, |_| false) {
             self.session.ui.say(terminal::change_line(view, &step));
         }
         for step in view.steps.iter().filter(|step| step.outcome.is_none()) {
@@ -286,9 +297,9 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Steps that have ended since the last look; children of an open `each` wait for nothing.
-    fn finished(&mut self, view: &RunView) -> Vec<StepView> {
-        let ended = view.steps.iter().filter(|step| step.outcome.is_some());
+    /// Steps that have ended since the last look, without those that wait.
+    fn finished(&mut self, view: &RunView, waits: impl Fn(&StepView) -> bool) -> Vec<StepView> {
+        let ended = view.steps.iter().filter(|step| step.outcome.is_some() && !waits(step));
         let end = |step: &StepView| step.finished_at.map(|at| at.to_string()).unwrap_or_default();
         ended.filter(|step| self.printed.insert((step.path.clone(), end(step)))).cloned().collect()
     }
