@@ -20,6 +20,8 @@ mod fakes;
 mod findings;
 /// A fix over real trees, down to the branch that comes of it.
 mod fix;
+/// Patches that are honest, and patches that only look so, before the real judge.
+mod gaming;
 /// Rules about the code itself.
 mod house;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.

@@ -83,6 +83,9 @@ pub(super) fn judge(change: &Change, findings: &mut Findings) {
                         if contains(&without_strings(text, path), EXITS) {
                             say(Rule::FakesResult, "a test that ends the test run");
                         }
+                        if reads_code(text) {
+                            say(Rule::TestWeakened, "a test that reads the code instead of running it");
+                        }
                         if let Some(name) = test_function(text) {
                             let count = functions.entry(name).or_default();
                             *count += 1;
@@ -90,8 +93,16 @@ pub(super) fn judge(change: &Change, findings: &mut Findings) {
                                 say(Rule::TestWeakened, "a test that takes the place of another of the same name");
                             }
                         }
-                    } else if contains(text, KNOWS) {
-                        say(Rule::KnowsTests, "code that asks whether it is being tested");
+                    } else {
+                        if contains(text, KNOWS) {
+                            say(Rule::KnowsTests, "code that asks whether it is being tested");
+                        }
+                        if !is_program(path) && contains(&without_strings(text, path), LEAVES) {
+                            say(Rule::FakesResult, "code below a program that ends the process at once");
+                        }
+                    }
+                    if redefines(text) {
+                        say(Rule::TestWeakened, "changes what assertions do");
                     }
                     if contains(text, FAKES) || fakes_in_words(text) {
                         say(Rule::FakesResult, "code that ends the process at once or writes the results of tests");
@@ -534,6 +545,62 @@ fn compares_with_itself(text: &str) -> bool {
     false
 }
 
+/// A macro under the name of one by which tests fail. Behind it every test of the crate succeeds.
+fn redefines(text: &str) -> bool {
+    let squeezed = squeeze(text);
+    let Some((_, rest)) = squeezed.split_once("macro_rules!") else { return false };
+    let name: String = rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    let name = name.strip_prefix("debug_").unwrap_or(&name);
+    matches!(name, "assert" | "assert_eq" | "assert_ne" | "panic" | "unreachable" | "todo" | "unimplemented")
+}
+
+/// A look at a file of source code that is no data of the tests: by it a test can tell the fix from the bug without running either.
+fn reads_code(text: &str) -> bool {
+    if !contains(text, READS) {
+        return false;
+    }
+    let literals = text.split(['"', '\'', '`']).skip(1).step_by(2);
+    literals.into_iter().any(|literal| {
+        let parts: Vec<String> = literal.split(['/', '\\']).map(plain).collect();
+        let Some((name, folders)) = parts.split_last() else { return false };
+        let is_source = matches!(
+            extension(name),
+            "rs" | "py"
+                | "js"
+                | "ts"
+                | "jsx"
+                | "tsx"
+                | "mjs"
+                | "cjs"
+                | "go"
+                | "java"
+                | "kt"
+                | "rb"
+                | "php"
+                | "cs"
+                | "c"
+                | "cpp"
+                | "swift"
+        );
+        let begins = folders.iter().find(|folder| !matches!(folder.as_str(), "" | "." | ".."));
+        is_source && begins.is_some_and(|folder| matches!(folder.as_str(), "src" | "lib" | "app" | "pkg" | "internal"))
+    })
+}
+
+/// A file that is a program, or part of what only its command line is. Such may end by themselves.
+fn is_program(path: &str) -> bool {
+    let parts: Vec<String> = path.split('/').map(plain).collect();
+    let Some((name, folders)) = parts.split_last() else { return false };
+    let stem = name.split('.').next().unwrap_or_default();
+    let words = [
+        "main", "__main__", "cli", "cmd", "bin", "index", "app", "server", "run", "start", "scripts", "tools",
+        "examples", "commands",
+    ];
+    words.contains(&stem)
+        || folders.iter().any(|folder| words.contains(&folder.as_str()) && folder != "app")
+        || extension(name) == "sh"
+}
+
 /// Summaries that only a test runner should print.
 fn fakes_in_words(text: &str) -> bool {
     let lower = text.to_lowercase();
@@ -592,7 +659,17 @@ const EXITS: &[&str] = &[
 const FAKES: &[&str] = &[
     "os._exit(", "os.kill(os.getpid(", "libc::_exit", "libc::exit", "$JUNIT", "environ[\"JUNIT", "environ['JUNIT", "environ.get(\"JUNIT",
     "environ.get('JUNIT", "getenv(\"JUNIT", "getenv('JUNIT", "env.JUNIT", "\"JUNIT", "'JUNIT", "junitxml", "junit.xml", "<testsuite", "<testcase",
+    "_exit(", "_Exit(", "quick_exit(", "link_section", "#[ctor", "ctor::ctor", ".init_array", "attribute__((constructor", "asm!(", "CommandExt",
     "LD_PRELOAD", "pytest_sessionfinish", "pytest_runtest_", "pytest_report", "process.on('exit'", "process.on(\"exit\"", "atexit.register",
+];
+/// Outside of tests and of programs.
+const LEAVES: &[&str] = &["process::exit(", "process.exit(", "Deno.exit(", "System.exit(", "os.Exit("];
+/// Ways to look at a file.
+#[rustfmt::skip]
+const READS: &[&str] = &[
+    "include_str!(", "include_bytes!(", "read_to_string(", "fs::read(", "File::open(", ".exists(", ".is_file(", "isfile(", "metadata(",
+    "read_text(", "read_bytes(", "open(", "readFileSync(", "readFile(", "existsSync(", "statSync(", "os.path.exists(", "os.ReadFile(", "os.Stat(",
+    "os.Open(", "getsource(", "File.read(", "File.exist",
 ];
 /// Outside of tests.
 #[rustfmt::skip]
@@ -600,5 +677,6 @@ const KNOWS: &[&str] = &[
     "PYTEST_CURRENT_TEST", "PYTEST_VERSION", "\"pytest\"in sys", "'pytest'in sys", "\"unittest\"in sys", "'unittest'in sys", "cfg!(test)",
     "cfg(not(test))", "cfg!(not(test))", "JEST_WORKER_ID", "process.env.VITEST", "NODE_ENV===\"test\"", "NODE_ENV==='test'", "NODE_ENV==\"test\"",
     "NODE_ENV=='test'", "NODE_ENV!=='test'", "NODE_ENV!==\"test\"", "env.NEXTEST", "RUST_TEST_THREADS", "testing.Testing()", "inspect.stack(",
-    "sys._getframe(", "sys.argv[0]", "_called_from_test", "flag.Lookup(\"test",
+    "sys._getframe(", "sys.argv[0]", "_called_from_test", "thread::current().name(", "env::args().next(",
+    "env::args_os().next(", "current_exe(", "Location::caller(", "flag.Lookup(\"test",
 ];

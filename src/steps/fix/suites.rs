@@ -96,7 +96,9 @@ pub(super) fn unreadable(stage: &Stage) -> Option<String> {
         return None;
     }
     if suite.cases.is_empty() && exit != 0 {
-        return Some(format!("the test command ends with exit code {exit} before any test is run"));
+        let built = suite.doubts.iter().find(|doubt| doubt.starts_with("the tests do not compile"));
+        let built = built.map(|doubt| format!(": {doubt}")).unwrap_or_default();
+        return Some(format!("the test command ends with exit code {exit} before any test is run{built}"));
     }
     if !suite.doubts.is_empty() {
         return Some(format!("its result cannot be relied on: {}", suite.doubts.join("; ")));
