@@ -14,6 +14,9 @@ use super::objects::{Batch, Kind};
 use super::path::{RepoPath, is_git_folder, shown};
 use super::repository::{Repository, odd_id};
 
+/// Of a name that is refused, in bytes.
+const MOST_SHOWN: usize = 200;
+
 /// A file above this is neither read nor edited, in bytes.
 pub(super) const MOST_BYTES: u64 = 8 * 1024 * 1024;
 /// The list of the entries of one folder, in bytes.
@@ -218,8 +221,12 @@ fn list_entry(record: &[u8]) -> Result<Entry, Error> {
     let bits = words.next().and_then(|bits| u32::from_str_radix(bits, 8).ok()).ok_or_else(odd)?;
     let id = words.nth(1).ok_or_else(odd)?.to_owned();
     let name = &record[tab + 1..];
-    let refused =
-        || Error::Refused(format!("the repository has a file with the name `{}`, which is not worked on", shown(name)));
+    // The beginning says which it is.
+    let refused = || {
+        let (begins, more) = if name.len() > MOST_SHOWN { (&name[..MOST_SHOWN], "…") } else { (name, "") };
+        let begins = shown(begins);
+        Error::Refused(format!("the repository has a file with the name `{begins}{more}`, which is not worked on"))
+    };
     let path = RepoPath::from_bytes(name).ok_or_else(refused)?;
     if path.parts().any(is_git_folder) || mode_of(bits) == Mode::Absent {
         return Err(refused());

@@ -11,10 +11,22 @@ pub fn command(expression: &str) -> String {
 /// Findings of [`command`]. Errors: another output, for people.
 pub fn pattern(text: &str, expression: &str, roots: &[String]) -> Result<Vec<Scanned>, String> {
     let mut scanned = Scanned::new("pattern");
+    // A name may hold line ends; such a file is named by several lines.
+    let mut name = String::new();
     for line in text.lines() {
-        let found = line.split_once('\0').and_then(|(file, rest)| Some((file, rest.split_once(':')?.0.parse().ok()?)));
-        let Some((file, line)) = found else { return Err("this is no output of grep".into()) };
-        match relative(file, roots) {
+        let Some((file, rest)) = line.split_once('\0') else {
+            if name.is_empty() && !line.starts_with("./") {
+                return Err("this is no output of grep".into());
+            }
+            name.push_str(line);
+            name.push('\n');
+            continue;
+        };
+        name.push_str(file);
+        let file = std::mem::take(&mut name);
+        let number = rest.split_once(':').and_then(|(number, _)| number.parse().ok());
+        let Some(line) = number else { return Err("this is no output of grep".into()) };
+        match relative(&file, roots) {
             Some(file) => scanned.push(Found {
                 rule: expression.to_owned(),
                 file,
@@ -25,6 +37,9 @@ pub fn pattern(text: &str, expression: &str, roots: &[String]) -> Result<Vec<Sca
             }),
             None => scanned.outside = scanned.outside.saturating_add(1),
         }
+    }
+    if !name.is_empty() {
+        return Err("the output of grep ends within a name".into());
     }
     Ok(vec![scanned])
 }

@@ -232,6 +232,10 @@ fn a_pattern_is_quoted_for_the_shell_and_its_lines_are_read() {
     assert_eq!(short(&all[0]), [some("TODO", "src/a:b.c:12", "warning"), some("TODO", "b:1", "warning")]);
     assert_eq!(pattern("", "TODO", &roots()).unwrap()[0].found, []);
     assert!(pattern("grep: bad\n", "TODO", &roots()).is_err());
+    // One odd name does not hide what is in the others.
+    let odd = pattern("./a\nb\u{0}1:TODO\n./c\u{0}2:TODO\n", "TODO", &roots()).unwrap();
+    assert_eq!((odd[0].found.len(), odd[0].found[0].file.as_str(), odd[0].outside), (1, "c", 1));
+    assert!(pattern("./a\nb", "TODO", &roots()).is_err());
 }
 
 #[test]

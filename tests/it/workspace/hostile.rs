@@ -16,7 +16,7 @@ use super::{Place, files, user_git};
 
 /// How a hostile repository is to end.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum End {
+pub enum End {
     /// Fetched, read, searched, edited, compared, copied.
     Normal,
     /// Fetched; listing it says clearly why it is not worked on.
@@ -25,10 +25,12 @@ enum End {
     NotFetched,
 }
 
-struct Hostile {
-    name: &'static str,
-    end: End,
-    make: fn(&Place, &Path, &str),
+/// One of them. `make` fills the user's clone; what must never run leaves a file at its second argument, what must never be asked
+/// listens at the address in its third.
+pub struct Hostile {
+    pub name: &'static str,
+    pub end: End,
+    pub make: fn(&Place, &Path, &str),
 }
 
 /// A program that leaves the marker.
@@ -80,7 +82,7 @@ fn raw_main(place: &Place, entries: impl Fn(&str) -> Vec<(&'static str, Vec<u8>,
     point_main(place, &raw_tree(&place.clone(), &borrowed));
 }
 
-const CORPUS: &[Hostile] = &[
+pub const CORPUS: &[Hostile] = &[
     Hostile {
         name: "hooks in the clone",
         end: End::Normal,
