@@ -1,6 +1,8 @@
 //! Stop after entry n, start again, for every n: the end is that of the undisturbed run. What judges reads only the model
 //! server's log, the output folder and the database.
 
+mod shipped;
+
 use std::collections::BTreeMap;
 
 use nightcrew::domain::run::Outcome;

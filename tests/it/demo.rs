@@ -19,7 +19,7 @@ const TAPES: [(&str, &str); 3] = [
 ];
 
 /// The binary in a folder, with nothing of the caller's environment but where the tools of the host are.
-fn command(folder: &Path, arguments: &[&str]) -> Command {
+pub fn command(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = crate::project::command(folder, arguments);
     command.env("PATH", std::env::var_os("PATH").unwrap());
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
@@ -30,7 +30,7 @@ fn command(folder: &Path, arguments: &[&str]) -> Command {
 }
 
 /// Has `main` of a laid-out sample point at what `to` names.
-fn point(repository: &Path, to: &str) {
+pub fn point(repository: &Path, to: &str) {
     let git = |arguments: &[&str]| {
         let output = Command::new("git")
             .arg("-C")

@@ -38,12 +38,18 @@ pub struct World {
     pub registry: Registry,
     /// Beside the pipeline: environments, playbooks.
     pub files: Vec<(String, String)>,
+    pub prices: String,
 }
 
 impl World {
     /// `boss` and `intern` both answer from `model`.
     pub fn new(model: &ModelServer) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::below(model, &std::env::temp_dir())
+    }
+
+    /// The same in a folder below `place`.
+    pub fn below(model: &ModelServer, place: &Path) -> Self {
+        let folder = tempfile::tempdir_in(place).unwrap();
         let url = model.url();
         let key = folder.path().join("model.key");
         std::fs::write(&key, "test-key\n").unwrap();
@@ -59,7 +65,7 @@ impl World {
                intern: {{provider: anthropic, model: claude-haiku-5-5, base_url: \"{url}\", api_key: secret:MODEL, max_output_tokens: 1000}}\n\
              sources:\n  warehouse: {{sqlite: warehouse.db}}\n"
         );
-        Self { folder, config, env: Env::system(), registry: REGISTRY, files: Vec::new() }
+        Self { folder, config, env: Env::system(), registry: REGISTRY, files: Vec::new(), prices: PRICES.into() }
     }
 
     pub fn path(&self) -> &Path {
@@ -77,7 +83,7 @@ impl World {
     /// The settings' texts, as they are kept with a run.
     fn settings(&self) -> Vec<(String, String)> {
         let name = self.path().join("nightcrew.yaml").display().to_string();
-        vec![(name, self.config.clone()), ("prices.yaml".into(), PRICES.into())]
+        vec![(name, self.config.clone()), ("prices.yaml".into(), self.prices.clone())]
     }
 
     /// Opens the journal and starts an engine over it, as a fresh process would.

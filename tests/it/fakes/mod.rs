@@ -1,4 +1,5 @@
 //! Stand-ins for the services outside: small, stateful, over real HTTP on loopback.
 
+pub mod memory;
 pub mod model;
 pub mod sandbox;
