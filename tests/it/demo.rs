@@ -3,8 +3,7 @@
 mod script;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
 use serde_json::{Value, json};
 
@@ -107,7 +106,7 @@ fn ticket_files(out: &Path) -> Vec<PathBuf> {
 }
 
 /// Outcome and receipts of each run, without what differs from time to time.
-fn summary(answer: &Value) -> Value {
+pub fn summary(answer: &Value) -> Value {
     let count = |run: &Value, kind: &str| {
         run["receipts"].as_array().into_iter().flatten().filter(|receipt| receipt["kind"] == kind).count()
     };
@@ -118,7 +117,7 @@ fn summary(answer: &Value) -> Value {
 }
 
 /// Four runs: the baseline of `code-health` is one of its own.
-fn whole() -> Value {
+pub fn whole() -> Value {
     json!([
         ["analytics-report", "reported", 0, 0, 1],
         ["code-health", "nothing_new", 0, 0, 0],
@@ -164,35 +163,6 @@ fn the_demo_needs_nothing_and_checks_every_figure() {
     std::fs::create_dir(folder.path().join("mine")).unwrap();
     std::fs::write(folder.path().join("mine/nightcrew.yaml"), "precious").unwrap();
     assert!(run(&["demo", "mine"]).ends(1).err.contains("is not empty and is not a demo's"));
-}
-
-/// Killed again and again, at moments that drift through all of it: one ticket and one branch each, nothing lost.
-#[test]
-fn a_demo_that_is_killed_again_and_again_ends_as_an_undisturbed_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let mut patience = Duration::from_millis(150);
-    let deadline = Instant::now() + Duration::from_secs(300);
-    let mut kills = 0;
-    let answer = loop {
-        assert!(Instant::now() < deadline, "it comes to no end after {kills} kills");
-        let mut demo = command(folder.path(), &["--json", "demo"]);
-        let mut child = demo.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let until = Instant::now() + patience;
-        while Instant::now() < until && child.try_wait().unwrap().is_none() {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if child.try_wait().unwrap().is_some() {
-            break Answer::of(child.wait_with_output().unwrap());
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
-        kills += 1;
-        // Longer each time, so that also what takes longest comes to its end.
-        patience += Duration::from_millis(170);
-    };
-    let answer = answer.ends(0).json();
-    assert!(kills > 3, "{kills}");
-    assert_eq!(summary(&answer), whole(), "after {kills} kills: {answer:#}");
 }
 
 /// The event file says what the program really throws, as far as that can be seen without running it.

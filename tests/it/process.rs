@@ -1,6 +1,8 @@
 //! The real process, killed at random moments and started again. What judges reads only the model server's log, the output folder
 //! and what the commands print.
 
+mod demo;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
