@@ -4,7 +4,8 @@
 //!
 //! After a person's resume the run may go another way than before: spans that ended badly are open again, and so is all that
 //! holds them; skipped and closing steps are judged anew; failures are forgotten. In spans that were blocked, and in
-//! closing ones, what was merely read is read anew as well, or the same old answer would block them again.
+//! closing ones, what was merely read is read anew as well, or the same old answer would block them again. The same goes for what
+//! the run itself read when it was blocked before its steps: the code whose environment did not work.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::base::money::UsdMicros;
 use crate::domain::entry::EntryKind;
 use crate::domain::money::Spend;
 use crate::domain::run::RunStart;
+use crate::ports::durable::Stop;
 
 /// The records of one run that count.
 #[derive(Clone, Debug, Default)]
@@ -275,6 +277,17 @@ impl Collector {
             ancestors(path).filter(ended).last().and_then(|above| reopened.get(above).copied())
         };
 
+        // What the run itself asked for, beside its steps.
+        let is_own = |path: &str| ancestors(path).next().is_none();
+        let mut blocked = false;
+        for (path, draft) in &self.drafts {
+            if draft.kind == EntryKind::ActivityFailed && draft.seq < resumed_at && is_own(path) {
+                let stop = draft.payload.clone().map(|payload| payload.text(blobs)).transpose()?;
+                blocked |= matches!(stop.map(|stop| serde_json::from_str(&stop)), Some(Ok(Stop::Blocked(_))));
+            }
+        }
+        let out_of_date = |path: &str| why(path) == Some(Reopened::Afresh) || (blocked && is_own(path));
+
         // A question that nobody answered in time is asked again, with a new time: the engine keeps that beside it.
         let unanswered = |path: &str| {
             let draft = self.drafts.get(path.strip_suffix("-expires").unwrap_or(path));
@@ -294,7 +307,7 @@ impl Collector {
             let dropped = old
                 && match kind {
                     EntryKind::ActivityFailed => true,
-                    EntryKind::ActivityDone => !self.guarded.contains(&path) && why(&path) == Some(Reopened::Afresh),
+                    EntryKind::ActivityDone => !self.guarded.contains(&path) && out_of_date(&path),
                     EntryKind::Value => match why(&path) {
                         Some(Reopened::Afresh) => true,
                         Some(Reopened::Keep) => expired.contains(&path),
@@ -404,6 +417,7 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::run::Failure;
     use serde_json::{Value, json};
 
     /// A run's entries in short: (kind, path, payload). Numbers count from 1.
@@ -554,6 +568,25 @@ mod tests {
             (Done, "data/rows", json!([1])),
         ]);
         assert_eq!(shown(&again), ["data/rows: done [1] #6"]);
+    }
+
+    #[test]
+    fn a_run_that_was_blocked_by_its_environment_looks_at_its_code_anew() {
+        let stop = |stop: Stop| serde_json::to_value(stop).unwrap();
+        let blocked = stop(Stop::Blocked(Failure::new("E-ENVIRONMENT", "exit 1")));
+        let run = |failed: Value| {
+            shown(&replayed(&[
+                (StepFinished, "data", ended("done")),
+                (Done, "base-code", json!("old")),
+                (Failed, "base-environment", failed),
+                (StepFinished, "scan", ended("blocked")),
+                (Done, "later/look", json!(1)),
+                person(),
+            ]))
+        };
+        assert_eq!(run(blocked), ["data: finished", "later/look: done 1 #5"]);
+        let failed = stop(Stop::Failed(Failure::new("E-SANDBOX", "no room")));
+        assert_eq!(run(failed), ["base-code: done \"old\" #2", "data: finished", "later/look: done 1 #5"]);
     }
 
     #[test]

@@ -26,6 +26,8 @@ mod gaming;
 mod house;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.
 mod isolation;
+/// Work on code that is blocked, capped, cancelled, stopped or killed, and goes on.
+mod interrupted;
 /// The model providers against a scripted server: what is sent, what is understood, what is refused.
 mod models;
 /// Tickets and drafts, once and found again.

@@ -115,8 +115,13 @@ impl Project {
 
     /// Begins a command and lets it go on.
     pub fn start(&self, arguments: &[&str]) -> Process {
+        self.start_command(self.command(arguments))
+    }
+
+    /// The same for a command that was made before.
+    pub fn start_command(&self, mut command: Command) -> Process {
         let file = std::fs::File::create(self.path("process.log")).unwrap();
-        let child = self.command(arguments).stdout(Stdio::null()).stderr(file).spawn().unwrap();
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().unwrap();
         Process { child, log: self.path("process.log") }
     }
 

@@ -14,7 +14,7 @@ use crate::fakes::sandbox::{self, End};
 use crate::workspace::user_git;
 use crate::world::{Process, REGISTRY, World};
 
-const PIPELINE: &str = "version: 1
+pub const PIPELINE: &str = "version: 1
 name: mend
 summary: Mend what breaks.
 limits: {max_turns: 60, max_budget_usd: 9.00, max_open_prs: 1}
@@ -47,7 +47,7 @@ const SEEN: &str =
     UNION ALL SELECT 'E-2', 'API-2', 'KeyError', 'KeyError: no such zone', 'no such zone', 'zone in src/zone.rs', 3, 9";
 
 /// Writes a test and mends the first error, gives up on the second.
-fn script(request: &Request) -> Reply {
+pub fn script(request: &Request) -> Reply {
     let about_first = request.all_text().contains("sign lost");
     let end = |summary: &str| {
         Reply::json(
@@ -88,7 +88,7 @@ fn suite(folder: &Path) -> End {
     End { exit: failures, stdout: "ran".into(), stderr: String::new(), junit: Some(junit) }
 }
 
-fn world(model: &ModelServer) -> World {
+pub fn world(model: &ModelServer) -> World {
     let mut world = World::new(model);
     world.registry = Registry { sandboxes: sandbox::ALL, ..REGISTRY };
     world.files.push(("environments/api.yaml".into(), "test: \"make test\"\n".into()));
@@ -125,7 +125,7 @@ fn published(world: &World) -> BTreeMap<String, String> {
 }
 
 /// The branches of the private clone, with the difference that each makes.
-fn branches(world: &World) -> Vec<(String, String)> {
+pub fn branches(world: &World) -> Vec<(String, String)> {
     let Ok(mut clones) = std::fs::read_dir(world.state().join("work/repositories")) else { return Vec::new() };
     let Some(clone) = clones.next() else { return Vec::new() };
     let git = |args: &[&str]| {

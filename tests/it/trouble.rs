@@ -186,14 +186,14 @@ fn a_second_daemon_hears_who_holds_the_directory_also_when_it_wants_the_same_por
     drop(daemon);
 }
 
-/// A file system of two megabytes. Only root can make one; elsewhere there is nothing to test.
-struct Small(std::path::PathBuf);
+/// A small file system. Only root can make one; elsewhere there is nothing to test.
+pub struct Small(pub std::path::PathBuf);
 
 impl Small {
-    fn mount(path: std::path::PathBuf) -> Option<Self> {
+    pub fn mount(path: std::path::PathBuf, size: &str) -> Option<Self> {
         std::fs::create_dir_all(&path).unwrap();
-        let mount =
-            std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"]).arg(&path).output();
+        let size = format!("size={size}");
+        let mount = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&path).output();
         mount.is_ok_and(|made| made.status.success()).then_some(Self(path))
     }
 }
@@ -207,7 +207,7 @@ impl Drop for Small {
 #[test]
 fn a_full_disk_loses_nothing_and_the_daemon_goes_on_when_there_is_room_again() {
     let project = Project::new(&[("tick", TICK)], None);
-    let Some(small) = Small::mount(project.path("small")) else { return };
+    let Some(small) = Small::mount(project.path("small"), "2m") else { return };
     let state = small.0.join("state").display().to_string();
     let run = |arguments: &[&str]| project.run(&[&["--state", &state], arguments].concat());
     let daemon = project.start(&["--state", &state, "serve", "--profile", "local"]);

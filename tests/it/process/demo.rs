@@ -92,7 +92,7 @@ impl Demo {
             if name.ends_with("index.html") || name.ends_with("pull-request.md") {
                 text.clear();
             }
-            let same = |line: &&str| !line.contains('$') && !line.contains("commit");
+            let same = |line: &&str| !["$", "commit", "found by"].iter().any(|word| line.contains(word));
             published.insert(name, text.lines().filter(same).map(str::to_owned).collect::<Vec<_>>());
         }
         let ledger = self.run(&["findings", "--all"]).ends(0).json();
