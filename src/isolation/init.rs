@@ -392,7 +392,8 @@ impl<'a> Watched<'a> {
         let mut used = watch::disk_use(&self.plan.disks, &self.aside, most);
         used.add(watch::deleted_disk_use(self.supervisor, &self.plan.disks)?);
         self.unreadable = if used.incomplete { self.unreadable + 1 } else { 0 };
-        if used.bytes > most || self.unreadable >= UNREADABLE_LOOKS {
+        let over = used.bytes > most || self.unreadable >= UNREADABLE_LOOKS;
+        if over || watch::hardly_any_room(&self.plan.disks) {
             self.stopped = Some(Stopped::Disk);
         }
         Ok(())

@@ -140,6 +140,16 @@ pub(super) fn tasks_of_user(uid: u32) -> io::Result<u64> {
     Ok(processes()?.into_iter().filter(|(pid, _)| of_user(pid)).map(|(_, stat)| stat.tasks).sum())
 }
 
+/// Whether a disk below `roots` has hardly any room left: less than a twentieth, and less than 256 MiB. The daemon's journal needs it.
+pub(super) fn hardly_any_room(roots: &[PathBuf]) -> bool {
+    const MOST: u64 = 256 << 20;
+    // A root that cannot be asked is one that the walk finds unreadable.
+    roots.iter().filter_map(|root| rustix::fs::statvfs(root).ok()).any(|found| {
+        let reserve = (found.f_blocks / 20).saturating_mul(found.f_frsize).min(MOST);
+        found.f_bavail.saturating_mul(found.f_frsize) < reserve
+    })
+}
+
 /// The size of directories on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct DiskUse {

@@ -8,7 +8,7 @@ use nightcrew::base::money::UsdMicros;
 use nightcrew::domain::run::Outcome;
 use serde_json::Value;
 
-use crate::fakes::model::ModelServer;
+use crate::fakes::model::{ModelServer, Tokens};
 use crate::project::{Answer, Process, Project};
 use crate::publish;
 use crate::trouble::Small;
@@ -237,8 +237,9 @@ fn two_that_build_the_same_environment_at_once_build_it_once() {
 }
 
 #[test]
-fn a_disk_that_a_command_fills_ends_its_run_and_nothing_else() {
-    for (setup, scan) in [("head -c 64m /dev/zero >big", ""), ("true", "head -c 64m /dev/zero >big || exit 9")] {
+fn a_command_that_wants_the_whole_disk_ends_its_run_and_nothing_else() {
+    let greedy = "head -c 64m /dev/zero >big || exit 9";
+    for (setup, scan, outcome) in [(greedy, "", "blocked"), ("true", greedy, "failed")] {
         let bench = Bench::new(setup, scan);
         let Some(small) = Small::mount(bench.0.path("small"), "24m") else {
             println!("skipped: only root can mount a small disk");
@@ -246,31 +247,36 @@ fn a_disk_that_a_command_fills_ends_its_run_and_nothing_else() {
         };
         let state = small.0.join("state").display().to_string();
         let run = |arguments: &[&str]| bench.run(&[&["--state", &state], arguments].concat());
-        let full = run(&["run", "look"]);
-        println!("{full:?}");
-        let runs = run(&["--json", "runs"]).ends(0).json()["runs"].clone();
-        println!("{runs:#}");
-        run(&["doctor"]);
+        let full = run(&["run", "look"]).ends(1);
+        let first = run(&["--json", "runs"]).ends(0).json()["runs"][0].clone();
+        assert_eq!(first["outcome"], outcome, "{full:?}");
+        assert!(full.out.contains("exit code 9"), "{full:?}");
+        assert_eq!(first["receipts"].as_array().map(Vec::len), Some(1), "the report got out: {first:#}");
+        let doctor = run(&["doctor"]);
+        assert!(doctor.out.contains("no run is open") && doctor.out.contains("make room"), "{doctor:?}");
         bench.commit("true", "");
-        let id = runs[0]["id"].as_str().unwrap();
-        println!("{:?}", run(&["resume", id]));
-        println!("{:?}", run(&["run", "look"]).ends(0));
+        // What failed keeps the code that it began with; what was blocked looks anew.
+        let mended =
+            if outcome == "blocked" { run(&["resume", first["id"].as_str().unwrap()]) } else { run(&["run", "look"]) };
+        mended.ends(0);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fix_that_ran_out_of_money_goes_on_with_more_and_pays_for_nothing_twice() {
-    let model = ModelServer::script(publish::script);
+    // Each call costs five cents.
+    let tokens = Tokens { input: 10_000, cache_write: 0, cache_read: 0, output: 500 };
+    let model = ModelServer::script(move |request| publish::script(request).tokens(tokens));
     let world = publish::world(&model);
     let process = world.open(|_| {});
-    let yaml = publish::PIPELINE.replace("max_budget_usd: 9.00", "max_budget_usd: 0.06");
+    let yaml = publish::PIPELINE.replace("max_budget_usd: 9.00", "max_budget_usd: 0.13");
     let start = world.claim(&process, &yaml, "1").await.unwrap();
     let id = start.id.clone();
     assert_eq!(process.run(start.clone()).await, Some(Outcome::Capped), "{:#?}", process.view(&id));
     let calls = model.count();
     assert!(calls > 0, "in the middle of the fix");
-    let before = process.view(&id);
-    println!("{:#?}", before.steps.iter().map(|step| (&step.path, &step.outcome)).collect::<Vec<_>>());
+    let fix = process.view(&id).steps.into_iter().find(|step| step.path == "repair[E-1]/fix").unwrap();
+    assert_eq!((fix.outcome.as_deref(), fix.boss_calls as usize), (Some("capped"), calls));
 
     process.journal.resume_run(&id, UsdMicros::from_usd(3.0), "test").await.unwrap();
     assert_eq!(process.run(start).await, Some(Outcome::Acted), "{:#?}", process.view(&id).failure);
@@ -278,8 +284,7 @@ async fn a_fix_that_ran_out_of_money_goes_on_with_more_and_pays_for_nothing_twic
     let repeated = all[calls..].iter().filter(|r| all[..calls].iter().any(|old| old.body == r.body)).count();
     assert_eq!(repeated, 0, "no turn was paid for twice");
     let kinds: Vec<String> = process.view(&id).receipts.into_iter().map(|receipt| receipt.kind).collect();
-    println!("{kinds:?}");
-    assert_eq!(kinds.iter().filter(|kind| *kind == "pull_request").count(), 1, "{kinds:?}");
+    assert_eq!(kinds, ["pull_request", "ticket", "report"]);
     assert_eq!(publish::branches(&world).len(), 1);
     process.stop().await;
     model.assert_clean();

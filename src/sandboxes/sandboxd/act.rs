@@ -162,6 +162,9 @@ impl Act<'_> {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let cpu = wall.saturating_mul(u32::try_from(cores).unwrap_or(1));
         spec.limits = Limits { wall, cpu, output_bytes: MOST_OUTPUT, ..Limits::default() };
+        if let Some(room) = room(&folder.work()) {
+            spec.limits.file_bytes = spec.limits.file_bytes.min(room);
+        }
         spec.environment.insert("JUNIT".into(), format!("{results}/junit.xml"));
         if !spec.egress.is_empty() {
             spec.environment.insert("CARGO_NET_OFFLINE".into(), "false".into());
@@ -197,6 +200,12 @@ impl Act<'_> {
             at,
         }
     }
+}
+
+/// How large a file of a command may become, so that it leaves some of the disk to the daemon's journal. `None`: nobody knows.
+fn room(folder: &Path) -> Option<u64> {
+    let found = rustix::fs::statvfs(folder).ok()?;
+    Some(found.f_bavail.saturating_mul(found.f_frsize) / 4 * 3)
 }
 
 /// A command in a folder, with the home and the variables that all commands of an environment have.
