@@ -465,9 +465,7 @@ pub fn find(library: &Library, places: &Places, registry: &Registry, asked: &str
     if let Some((_, pipeline)) = library.pipelines.get(asked) {
         return Ok(pipeline.clone());
     }
-    let is_path = asked.contains('/') || asked.ends_with(".yaml") || asked.ends_with(".yml");
-    // A broken file is named after its pipeline, most likely.
-    let file = if is_path { PathBuf::from(asked) } else { places.pipelines.join(format!("{asked}.yaml")) };
+    let file = file_of(places, asked);
     if !file.is_file() {
         let known: Vec<_> = library.pipelines.keys().map(String::as_str).collect();
         let refusal = Refusal::new("E-PIPELINE", format!("there is no pipeline `{asked}`"));
@@ -482,6 +480,12 @@ pub fn find(library: &Library, places: &Places, registry: &Registry, asked: &str
         Refusal::new("E-CONFIG", format!("`{}` has mistakes", file.display()))
             .help(format!("nightcrew validate {}", file.display()))
     })
+}
+
+/// The file that a pipeline's name or path means. A broken file is named after its pipeline, most likely.
+pub fn file_of(places: &Places, asked: &str) -> PathBuf {
+    let is_path = asked.contains('/') || asked.ends_with(".yaml") || asked.ends_with(".yml");
+    if is_path { PathBuf::from(asked) } else { places.pipelines.join(format!("{asked}.yaml")) }
 }
 
 /// Whether files have changed since the run began. It keeps what it began with; `false` where that cannot be said.

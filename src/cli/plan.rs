@@ -2,12 +2,13 @@
 //! contacts nothing.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
 use super::args::PlanArgs;
 use super::session::Session;
-use super::ui::table;
+use super::ui::{clip, table};
 use super::{Exit, Trouble, slots};
 use crate::base::clock::Timestamp;
 use crate::base::money::UsdMicros;
@@ -20,6 +21,9 @@ use crate::domain::model::Role;
 use crate::journal::{Reader, RunFilter};
 use crate::policy::due::CronSchedule;
 use crate::tools::code::{BINDINGS, bound_to};
+
+/// Columns of one command.
+const COMMAND: usize = 60;
 
 /// One line of the table.
 struct Row {
@@ -78,7 +82,7 @@ pub fn run(session: &Session, args: &PlanArgs) -> anyhow::Result<Exit> {
         Ok(pipeline) => pipeline,
         Err(refusal) => {
             if refusal.code == "E-CONFIG" {
-                session.show_mistakes_of(&library.report, &args.pipeline);
+                session.show_mistakes_of(&library, &args.pipeline);
             }
             return Err(Trouble::from(refusal).into());
         }
@@ -92,6 +96,7 @@ pub fn run(session: &Session, args: &PlanArgs) -> anyhow::Result<Exit> {
     let effective = Effective::of(&pipeline.limits, &settings.limits);
     let limits = limits(&effective);
     let models = models(&pipeline, settings, profile);
+    let code = code(&pipeline, profile);
     let bindings = bindings(&pipeline, settings, profile);
     let next = next_slots(&pipeline, session.env.now());
     let worst = effective.max_budget.value;
@@ -109,6 +114,7 @@ pub fn run(session: &Session, args: &PlanArgs) -> anyhow::Result<Exit> {
             "effects": pipeline.effects.min(settings.effects),
             "limits": section(&limits),
             "models": section(&models),
+            "code": section(&code),
             "bindings": section(&bindings),
             "next_slots": next,
             "worst_case_usd": worst.as_usd(),
@@ -130,7 +136,7 @@ pub fn run(session: &Session, args: &PlanArgs) -> anyhow::Result<Exit> {
     ui.data(format!("effects: {said}\n"))?;
     let mut section = "";
     let mut rows = Vec::new();
-    for row in limits.iter().chain(&models).chain(&bindings) {
+    for row in limits.iter().chain(&models).chain(&code).chain(&bindings) {
         let first = std::mem::replace(&mut section, row.section) != row.section;
         let section = if first { row.section } else { "" };
         rows.push(vec![section.to_owned(), row.name.clone(), row.value.clone(), shown(&row.origin)]);
@@ -243,6 +249,53 @@ fn models(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<Ro
     rows
 }
 
+/// The repository, where its commands run, and what will run there.
+fn code(pipeline: &Pipeline, profile: &Profile) -> Vec<Row> {
+    let mut rows = Vec::new();
+    let file = pipeline.steps.first().map(|step| step.origin.file.clone()).unwrap_or_default();
+    let own = Origin { file, line: 0 };
+    if let Some(named) = &pipeline.repository {
+        let at = named.r#ref.as_deref().unwrap_or("HEAD");
+        let (place, origin) = match (profile.repository.as_deref(), profile.repository_of(&pipeline.name)) {
+            (Some("clone"), _) => (named.github.clone(), &own),
+            (_, Some(folder)) => (Some(folder.display().to_string()), &profile.origin),
+            (_, None) => (named.path.clone(), &own),
+        };
+        let value = place.as_ref().map_or_else(
+            || "missing for this profile: its steps end blocked".to_owned(),
+            |place| format!("{place} at {at}"),
+        );
+        rows.push(Row::new("code", "repository", value, origin, json!({"place": place, "ref": at})));
+    }
+    let Some(environment) = &pipeline.environment else { return rows };
+    let ready = REGISTRY.sandbox(&profile.sandbox).is_some_and(|sandbox| sandbox.make.is_some());
+    let value = match ready {
+        true => profile.sandbox.clone(),
+        false => format!("{}: cannot run in this version yet", profile.sandbox),
+    };
+    rows.push(Row::new("code", "sandbox", value, &profile.origin, json!({"sandbox": profile.sandbox, "ready": ready})));
+    if let Some(other) = profile.environments.get(&environment.file) {
+        let value = format!("{} in place of {}", other.display(), environment.file);
+        rows.push(Row::new("code", "environment", value, &profile.origin, json!({"environment": other})));
+        return rows;
+    }
+    let file = Path::new(&own.file).with_file_name(&environment.file).display().to_string();
+    let commands = [
+        ("setup", environment.setup.iter().map(|setup| setup.run.clone()).collect()),
+        ("hosts of setup", environment.network_setup.clone()),
+        ("hosts later", environment.network_run.clone()),
+        ("checks", environment.checks.clone()),
+        ("test", environment.test.iter().cloned().collect()),
+        ("scanners", environment.scanners.iter().map(|(_, scanner)| scanner.run.clone()).collect::<Vec<_>>()),
+    ];
+    for (name, commands) in commands.into_iter().filter(|(_, commands)| !commands.is_empty()) {
+        let shown: Vec<String> = commands.iter().map(|command| clip(command, COMMAND)).collect();
+        let origin = Origin { file: file.clone(), line: 0 };
+        rows.push(Row::new("code", name, shown.join(" · "), &origin, json!(commands)));
+    }
+    rows
+}
+
 fn usd(dollars: f64) -> UsdMicros {
     UsdMicros::from_usd(dollars)
 }
@@ -250,7 +303,8 @@ fn usd(dollars: f64) -> UsdMicros {
 fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<Row> {
     let mut rows = Vec::new();
     let mut names = BTreeSet::new();
-    let (mut sinks, mut tools, mut unready) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut sinks, mut published) = (BTreeSet::new(), BTreeSet::new());
+    let (mut tools, mut unready) = (BTreeSet::new(), BTreeSet::new());
     for (_, step) in pipeline.walk() {
         let StepBody::Kind { kind, options, .. } = &step.body else { continue };
         if kind == "fetch" {
@@ -264,8 +318,8 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
             }
             // Its own tools, beside those that are listed.
             "fix" => tools.extend(BINDINGS.iter().map(|row| row.capability)),
-            "ticket" => drop(sinks.insert("tickets")),
-            "pull_request" => drop(sinks.insert("pull_requests")),
+            "ticket" => drop(published.insert("tickets")),
+            "pull_request" => drop(published.insert("pull_requests")),
             _ => {}
         }
         tools.extend(options.texts("tools").into_iter().filter(|name| pipeline.tool(name).is_none()));
@@ -292,9 +346,13 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
         let json = json!({"tool": name, "binding": bound, "ready": ready});
         rows.push(Row::new("bindings", name, value, &profile.origin, json));
     }
-    for name in sinks {
+    let sinks = sinks.into_iter().map(|name| (name, false)).chain(published.into_iter().map(|name| (name, true)));
+    for (name, published) in sinks {
         let bound = profile.sinks.get(name).map_or(name, String::as_str);
-        let ready = REGISTRY.sink(bound).is_some_and(|sink| sink.make.is_some());
+        let ready = match published {
+            true => REGISTRY.publisher(bound).is_some_and(|publisher| publisher.make.is_some()),
+            false => REGISTRY.sink(bound).is_some_and(|sink| sink.make.is_some()),
+        };
         let value = if ready { bound.to_owned() } else { format!("{bound}: cannot run in this version yet") };
         rows.push(Row::new(
             "bindings",

@@ -284,7 +284,9 @@ impl<'a> Progress<'a> {
         if !self.headed {
             self.headed = true;
             let models = self.models(view);
-            self.session.ui.say(terminal::header(view, &models, self.sandbox.as_deref(), Style::PLAIN));
+            // No terminal, no width.
+            let style = Style { width: usize::from(u16::MAX), ..Style::PLAIN };
+            self.session.ui.say(terminal::header(view, &models, self.sandbox.as_deref(), style));
         }
         // What has ended was there before what has begun since.
         for step in self.finished(view, |_| false) {
@@ -301,7 +303,13 @@ impl<'a> Progress<'a> {
     fn finished(&mut self, view: &RunView, waits: impl Fn(&StepView) -> bool) -> Vec<StepView> {
         let ended = view.steps.iter().filter(|step| step.outcome.is_some() && !waits(step));
         let end = |step: &StepView| step.finished_at.map(|at| at.to_string()).unwrap_or_default();
-        ended.filter(|step| self.printed.insert((step.path.clone(), end(step)))).cloned().collect()
+        let mut found: Vec<StepView> =
+            ended.filter(|step| self.printed.insert((step.path.clone(), end(step)))).cloned().collect();
+        // In a log what ended first comes first, and what is below before what it belongs to.
+        if !self.session.ui.live {
+            found.sort_by_key(|step| (step.finished_at, std::cmp::Reverse(step.depth)));
+        }
+        found
     }
 }
 

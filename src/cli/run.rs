@@ -38,7 +38,7 @@ pub async fn run(session: &Session, args: RunArgs) -> anyhow::Result<Exit> {
     if let Err(refusal) = find(&library, &session.places, &REGISTRY, &request.pipeline) {
         // The carets say more than the refusal.
         if refusal.code == "E-CONFIG" {
-            session.show_mistakes_of(&library.report, &request.pipeline);
+            session.show_mistakes_of(&library, &request.pipeline);
         }
         return Err(Trouble::from(refusal).into());
     }

@@ -16,7 +16,7 @@ use crate::builtin::REGISTRY;
 use crate::config::settings::Settings;
 use crate::control::{self, Client};
 use crate::daemon::load::{self, Library, Places};
-use crate::daemon::{Holder, HolderSetup, OpenError};
+use crate::daemon::{Holder, HolderSetup, OpenError, file_of};
 use crate::diag::{Color, Report};
 use crate::domain::view::RunView;
 use crate::journal::{self, Reader, RunFilter};
@@ -105,12 +105,10 @@ impl Session {
         }
     }
 
-    /// The mistakes of the folder's files, if the pipeline that was asked for is among them.
-    pub fn show_mistakes_of(&self, report: &Report, pipeline: &str) {
-        let asked = Path::new(pipeline).file_stem();
-        if report.files().iter().any(|file| Path::new(file.source().name()).file_stem() == asked) {
-            self.show_report(report);
-        }
+    /// The mistakes of the pipeline that was asked for, in whichever of its files they stand: its environment's, too.
+    pub fn show_mistakes_of(&self, library: &Library, pipeline: &str) {
+        let (_, report) = load::pipeline(&file_of(&self.places, pipeline), &REGISTRY, Some(&library.settings));
+        self.show_report(&report);
     }
 
     /// The journal to read. `None`: nothing was ever recorded here.

@@ -93,6 +93,12 @@ pub struct Footer {
     pub refused: Vec<String>,
     /// Steps that failed, were blocked or capped, with their reason.
     pub problems: Vec<String>,
+    /// What a person might do about them; the end of a failed command's output, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub help: Vec<String>,
+    /// The code that was worked on, and how its commands were confined: `api at 2e36d60c5c9d`, `sandboxd (bubblewrap)`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub code: Vec<String>,
     /// Items left behind by `take` or a cap: they stay new.
     pub left_behind: u32,
     /// What is a stand-in: bundled samples, tape, local sinks.

@@ -123,7 +123,9 @@ impl Workshop {
                     ));
                 }
             };
-            let people = named.github.clone().unwrap_or_else(|| folder.display().to_string());
+            // Without the `pipelines/..` of a path that is relative to the pipeline.
+            let whole = folder.canonicalize().unwrap_or_else(|_| folder.clone());
+            let people = named.github.clone().unwrap_or_else(|| whole.display().to_string());
             (Origin::folder(&folder), people)
         };
         let origin = origin.map_err(|error| blocked(error.to_string(), "name the folder of a git clone".into()))?;

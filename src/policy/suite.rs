@@ -56,7 +56,8 @@ pub fn read(stdout: &str, stderr: &str, junit: Option<&str>) -> Suite {
         let mut nothing = Reading::new("");
         nothing.doubt(
             "the single tests cannot be read from what the test command wrote: let it write JUnit XML to $JUNIT (pytest: \
-             --junitxml=$JUNIT), or name every test in its output",
+             --junitxml=$JUNIT; node --test: --test-reporter=junit --test-reporter-destination=$JUNIT; unittest: run it by \
+             pytest), or print as cargo test or pytest -v do",
         );
         nothing
     });

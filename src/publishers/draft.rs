@@ -203,7 +203,7 @@ pub(super) fn body(draft: &Draft<'_>) -> String {
         change.push_str(&format!("\n\n{}", fixes.join(" · ")));
     }
     if let Some(receipt) = draft.reproduce() {
-        let command = fenced(&receipt.command);
+        let command = fenced(&by_hand(&receipt.command));
         change.push_str(&format!("\n\nTo see it fail: put the new tests on the base and run\n\n{command}"));
     }
     parts.push(change);
@@ -216,6 +216,12 @@ pub(super) fn body(draft: &Draft<'_>) -> String {
     parts.push(format!("`{}`", code(&draft.marker())));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n") + "\n"
+}
+
+/// A test command as a person can type it: what the sandbox sets is set.
+pub(super) fn by_hand(command: &str) -> String {
+    let set = command.contains("$JUNIT") || command.contains("${JUNIT}");
+    if set { format!("export JUNIT=junit.xml\n{command}") } else { command.to_owned() }
 }
 
 fn or_unknown(found: &str) -> String {

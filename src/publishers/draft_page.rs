@@ -7,7 +7,7 @@ use std::path::Path;
 
 use maud::{Markup, html};
 
-use super::draft::{Draft, Line};
+use super::draft::{Draft, Line, by_hand};
 use super::patch::{FilePatch, HunkText};
 use crate::render::page::{document, rich, sky, wordmark};
 use crate::render::text;
@@ -104,7 +104,7 @@ fn take_it(draft: &Draft<'_>, clone: &Path) -> Markup {
         pre.cmd { (text::clean(&fetch)) "\ngit cherry-pick FETCH_HEAD" }
         @if let Some(receipt) = draft.reproduce() {
             p.quiet { "The command that was red with the new tests alone, and is green with the patch:" }
-            pre.cmd { (text::clean(&receipt.command)) }
+            pre.cmd { (text::clean(&by_hand(&receipt.command))) }
         }
         p.quiet { "Or as a patch: " a href="patch.diff" { "patch.diff" } ". The text of this page for a pull request: " a href="pull-request.md" { "pull-request.md" } "." }
     }

@@ -30,7 +30,7 @@ pub fn render(report: &Report) -> String {
     if let Some(chart) = report.chart.as_ref().filter(|chart| !chart.series.is_empty()) {
         parts.push(chart_table(chart));
     }
-    parts.extend(footer(&report.footer));
+    parts.extend(footer(report));
     parts.push(format!("---\n\nrun `{}` · nightcrew", code(&report.run)));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n") + "\n"
@@ -122,7 +122,8 @@ fn chart_table(chart: &Chart) -> String {
     format!("## {title}\n\n{}", table(&columns, &rows))
 }
 
-fn footer(footer: &Footer) -> Vec<String> {
+fn footer(report: &Report) -> Vec<String> {
+    let footer = &report.footer;
     let mut parts = Vec::new();
     let mut list = |title: &str, items: Vec<String>| {
         if !items.is_empty() {
@@ -132,7 +133,12 @@ fn footer(footer: &Footer) -> Vec<String> {
             ));
         }
     };
-    list("Problems", footer.problems.iter().map(|text| inline(text)).collect());
+    // What stands above as a warning is not told again.
+    let told = |problem: &str| {
+        report.blocks.iter().any(|block| matches!(block, ReportBlock::Notice { text } if text == problem))
+    };
+    list("Problems", footer.problems.iter().filter(|text| !told(text)).map(|text| inline(text)).collect());
+    list("What to do", footer.help.iter().map(|text| inline(text)).collect());
     list("Refused by policy", footer.refused.iter().map(|text| inline(text)).collect());
     let complaint = |c: &crate::domain::activity::Complaint| {
         let evidence = if c.evidence.is_empty() { String::new() } else { format!(" ({})", inline(&c.evidence)) };
@@ -162,6 +168,7 @@ pub fn footer_lines(footer: &Footer) -> Vec<String> {
     if footer.left_behind > 0 {
         lines.push(format!("{} left for the next run", text::counted(u64::from(footer.left_behind), "item")));
     }
+    lines.extend(footer.code.iter().cloned());
     if !footer.models.is_empty() {
         lines.push(format!("models: {}", footer.models.join(", ")));
     }

@@ -77,12 +77,14 @@ struct Head<'a> {
     refused: &'a [String],
     problems: Vec<String>,
     stand_ins: Vec<String>,
+    code: Vec<String>,
 }
 
 impl<'a> Head<'a> {
     fn new(page: &Page<'a>) -> Option<Self> {
         let report = page.reports.last();
         let stand_ins = unique(page.reports.iter().flat_map(|report| &report.footer.stand_ins));
+        let code = unique(page.reports.iter().flat_map(|report| &report.footer.code));
         let mut problems = unique(page.reports.iter().flat_map(|report| &report.footer.problems));
         let Some(run) = page.run else {
             let report = report?;
@@ -108,13 +110,14 @@ impl<'a> Head<'a> {
                 refused: &footer.refused,
                 problems,
                 stand_ins,
+                code,
             });
         };
         let sentence = text::run_sentence(run);
         for step in &run.steps {
             let bad = matches!(step.outcome.as_deref(), Some("failed" | "blocked" | "capped" | "unsafe"));
             if let (true, Some(reason)) = (bad, &step.reason) {
-                let line = format!("{}: {reason}", step.path);
+                let line = format!("{}: {}: {reason}", step.path, step.outcome.as_deref().unwrap_or_default());
                 if !problems.contains(&line) {
                     problems.push(line);
                 }
@@ -142,6 +145,7 @@ impl<'a> Head<'a> {
             refused: &run.refused,
             problems,
             stand_ins,
+            code,
         })
     }
 }
@@ -348,11 +352,16 @@ fn attention(head: &Head<'_>, run: Option<&RunView>) -> Markup {
     }
 }
 
+/// A problem that already stands under "Needs a look".
+fn told_above(block: &ReportBlock, report: &Report) -> bool {
+    matches!(block, ReportBlock::Notice { text } if report.footer.problems.contains(text))
+}
+
 fn report_body(report: &Report, several: bool, last: bool) -> Markup {
     html! {
         section.card.report {
             @if several && !last { h2 { (text::line(&report.headline)) } }
-            @for block in report.blocks.iter().filter(|block| !matches!(block, ReportBlock::Table { .. })) { (self::block(block, report)) }
+            @for block in report.blocks.iter().filter(|block| !matches!(block, ReportBlock::Table { .. }) && !told_above(block, report)) { (self::block(block, report)) }
             @if let Some(chart) = report.chart.as_ref().filter(|chart| !chart.series.is_empty()) {
                 @let (panels, left_out) = chart::panels(chart, chart::Size::PANEL);
                 h2 { @if chart.title.is_empty() { "The series" } @else { (text::line(&chart.title)) } }
@@ -571,6 +580,10 @@ fn certainty(head: &Head<'_>) -> Markup {
             @if head.models.is_empty() { p { "Nothing was sent to a model provider." } } @else {
                 p { "Answers came from:" }
                 ul.plain { @for model in head.models { li { code { (text::line(model)) } } } }
+            }
+            @if !head.code.is_empty() {
+                p { "What ran here:" }
+                ul.plain { @for line in &head.code { li { (text::line(line)) } } }
             }
             @if !head.stand_ins.is_empty() {
                 p { "Stand-ins, not the real thing:" }

@@ -71,14 +71,21 @@ pub struct Live<'a> {
 
 /// The first line of a run: `error-to-pr  run 01JD…7QK   demo profile · preview · models: …`.
 pub fn header(run: &RunView, models: &[String], sandbox: Option<&str>, style: Style) -> String {
-    let mut facts = vec![format!("{} profile", text::line(&run.start.profile)), run.start.effects.to_string()];
-    if !models.is_empty() {
-        facts.push(format!("models: {}", text::line(&models.join(", "))));
-    }
-    facts.extend(sandbox.map(|sandbox| format!("sandbox: {}", text::line(sandbox))));
     let name = text::line(&run.start.pipeline);
     let head = format!("  run {}   ", run.start.id.short());
-    let facts = text::fit(&facts.join(" · "), style.width.saturating_sub(text::width(&name) + text::width(&head)));
+    let before = format!("{} profile · {}", text::line(&run.start.profile), run.start.effects);
+    let after = sandbox.map_or_else(String::new, |sandbox| format!(" · sandbox: {}", text::line(sandbox)));
+    let room = style.width.saturating_sub(text::width(&name) + text::width(&head));
+    let mut facts = before;
+    if !models.is_empty() {
+        // Many models give way before what confines the run's commands.
+        let taken = text::width(&facts) + text::width(&after);
+        facts.push_str(&text::fit(
+            &format!(" · models: {}", text::line(&models.join(", "))),
+            room.saturating_sub(taken).max(16),
+        ));
+    }
+    let facts = text::fit(&(facts + &after), room);
     format!("{}{}", style.paint(Tone::Strong, &name), style.paint(Tone::Dim, &format!("{head}{facts}")))
 }
 

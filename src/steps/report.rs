@@ -60,6 +60,8 @@ pub const KIND: StepKind = StepKind {
     example: "report: {from: [brief, delta], chart: {of: delta, days: 28}, to: slack}\n",
 };
 
+/// Ways out told in one report.
+const MOST_HELPS: usize = 5;
 /// Sinks at a time.
 const PARALLEL: usize = 4;
 
@@ -154,7 +156,12 @@ async fn report(
 ) -> Result<Report, Stop> {
     let run = call.ctx.run();
     let gravest = call.problems.iter().filter_map(|(_, outcome, _)| outcome.parse::<Outcome>().ok()).max();
-    let outcome = gravest.unwrap_or(if quiet { Outcome::NothingNew } else { Outcome::Reported });
+    let healthy = match (quiet, call.scope.0.values().any(|result| has_acted(result))) {
+        (_, true) => Outcome::Acted,
+        (true, false) => Outcome::NothingNew,
+        (false, false) => Outcome::Reported,
+    };
+    let outcome = gravest.unwrap_or(healthy);
     let body = report_body::body(from, run.effects);
     // A model's headline must not stand above a run that failed.
     let headline = match (gravest, body.headline) {
@@ -199,7 +206,12 @@ fn options_chart<'a>(call: &StepCall<'a>) -> Option<(&'a str, usize)> {
 }
 
 fn footer(call: &StepCall<'_>, missing: &[String], view: &RunView, duration_s: f64) -> Footer {
-    let problems = call.problems.iter().map(|(path, outcome, reason)| format!("{path}: {outcome}: {reason}"));
+    let problems = call.problems.iter().map(report_body::problem_line);
+    let code = call.work.into_iter().flat_map(|work| {
+        let at = work.workspace.commit.short();
+        let sandbox = work.prepared.as_ref().map(|prepared| format!("commands confined by {}", prepared.sandbox));
+        [Some(format!("code: {} at {at}", work.workspace.origin)), sandbox].into_iter().flatten()
+    });
     let mut stand_ins = Vec::new();
     if call.ctx.run().profile == "demo" {
         stand_ins.push("bundled samples instead of live sources".to_owned());
@@ -214,10 +226,32 @@ fn footer(call: &StepCall<'_>, missing: &[String], view: &RunView, duration_s: f
         complaints: view.complaints.clone(),
         refused: view.refused.clone(),
         problems: problems.chain(missing.iter().cloned()).collect(),
+        help: call.scope.0.values().fold(Vec::new(), |found, result| helps(found, result)),
+        code: code.collect(),
         left_behind: call.scope.0.values().map(|value| left_behind(value)).fold(0, u32::saturating_add),
         stand_ins,
         duration_s: duration_s.max(0.0),
     }
+}
+
+/// Whether a step or one of its items changed something outside.
+fn has_acted(result: &Value) -> bool {
+    let acted = |result: &Value| result["outcome"] == Outcome::Acted.to_string();
+    acted(result) || result["items"].as_array().into_iter().flatten().any(acted)
+}
+
+/// Adds the ways out of what failed in a step or its items, each once.
+fn helps(mut found: Vec<String>, result: &Value) -> Vec<String> {
+    let failed = result["failed"].as_array().into_iter().flatten();
+    for result in std::iter::once(result).chain(failed) {
+        if let Some(help) = result["failure"]["help"].as_str()
+            && found.len() < MOST_HELPS
+            && !found.iter().any(|known| known == help)
+        {
+            found.push(help.to_owned());
+        }
+    }
+    found
 }
 
 /// What `take` left for later, in a step's result and in those of its children.

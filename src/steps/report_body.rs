@@ -14,10 +14,17 @@ const MOST_ROWS: usize = 200;
 const MOST_COLUMNS: usize = 12;
 /// Reasons of one fix at most.
 const MOST_REASONS: usize = 3;
+/// Between a fix and why it is not proved.
+const NOT_FIXED: &str = ": not fixed: ";
 /// Notices about single problems at most.
 const MOST_NOTICES: usize = 10;
 /// Fields that say how a step or item went; not content.
 const ABOUT: [&str; 4] = ["ran", "failure", "headline", "left_behind"];
+/// What tables of tickets say by links below them.
+const LINKED: [&str; 3] = ["url", "opened", "updated"];
+/// What only machines and models need of a finding or an error: it is in the transcript and the journal.
+const BEHIND: [&str; 9] =
+    ["source", "source_from", "scanner", "symbol", "occurrences", "platform", "level", "release", "environment"];
 
 /// How links to what was opened begin.
 const DRAFT: &str = "Draft pull request: ";
@@ -86,10 +93,14 @@ fn table(label: &str, items: &[Value]) -> ReportBlock {
         return table;
     }
     let mut columns: Vec<String> = Vec::new();
+    let (linked, found) =
+        (items.iter().any(|item| item["url"].is_string() && item["opened"].is_boolean()), items.iter().any(is_found));
     for (name, value) in items.iter().filter_map(Value::as_object).flatten() {
         let flat = !value.is_object()
             && !matches!(value, Value::Array(inner) if inner.iter().any(|v| v.is_object() || v.is_array()));
-        let usual = name == "outcome" && items.iter().all(|item| item["outcome"] == "done");
+        let usual = name == "outcome" && items.iter().all(|item| item["outcome"] == "done")
+            || linked && LINKED.contains(&name.as_str())
+            || found && BEHIND.contains(&name.as_str());
         if flat && !usual && !ABOUT.contains(&name.as_str()) && columns.len() < MOST_COLUMNS && !columns.contains(name)
         {
             columns.push(name.clone());
@@ -110,6 +121,11 @@ fn table(label: &str, items: &[Value]) -> ReportBlock {
         _ => label.to_owned(),
     };
     ReportBlock::Table { title, rows: rows.collect(), columns }
+}
+
+/// A finding of a scanner or an error of a source, as the host makes them.
+fn is_found(item: &Value) -> bool {
+    item["key"].is_string() && item["standing"].is_string() && (item["rule"].is_string() || item["culprit"].is_string())
 }
 
 /// What became of a ticket or pull request, where a step's result says.
@@ -160,7 +176,7 @@ fn not_proved(title: &str, fields: &Map<String, Value>) -> Option<String> {
     if why.is_empty() {
         why.extend(fields.get("outcome").and_then(Value::as_str).map(|word| word.replace('_', " ")));
     }
-    (!why.is_empty()).then(|| format!("{title}: not fixed: {}", why.join("; ")))
+    (!why.is_empty()).then(|| format!("{title}{NOT_FIXED}{}", why.join("; ")))
 }
 
 /// The tickets, pull requests and unproved fixes of children.
@@ -190,6 +206,11 @@ fn blocks_of(found: Vec<Became>) -> Vec<ReportBlock> {
     links.into_iter().chain(nots).collect()
 }
 
+/// The same words wherever a problem is told, so that no surface tells it twice.
+pub(super) fn problem_line((path, outcome, reason): &(String, String, String)) -> String {
+    format!("{path}: {outcome}: {reason}")
+}
+
 /// One line about what was opened, for a report whose models say none: `4 tickets: One malformed line ends the server, …`.
 pub(super) fn headline(blocks: &[ReportBlock]) -> Option<String> {
     let links = blocks.iter().filter_map(|block| match block {
@@ -202,7 +223,13 @@ pub(super) fn headline(blocks: &[ReportBlock]) -> Option<String> {
     let count = |n: usize, what: &str| (n > 0).then(|| format!("{n} {what}{}", if n == 1 { "" } else { "s" }));
     let counts = [count(drafts.len(), "draft pull request"), count(tickets.len(), "ticket")];
     let counts = counts.into_iter().flatten().collect::<Vec<_>>().join(" and ");
-    let first = drafts.first().or(tickets.first())?;
+    let Some(first) = drafts.first().or(tickets.first()) else {
+        // Else what came of the first fix.
+        return blocks.iter().find_map(|block| match block {
+            ReportBlock::Bullets { items } => items.iter().find(|item| item.contains(NOT_FIXED)).cloned(),
+            _ => None,
+        });
+    };
     let preview = if links.iter().all(|link| link.preview) { "Would have opened " } else { "" };
     let more = if drafts.len() + tickets.len() > 1 { ", …" } else { "" };
     Some(format!("{preview}{counts}: {first}{more}"))
@@ -211,11 +238,8 @@ pub(super) fn headline(blocks: &[ReportBlock]) -> Option<String> {
 /// What went wrong, as the host says it.
 pub(super) fn problems(problems: &[(String, String, String)], missing: &[String]) -> Vec<ReportBlock> {
     let notice = |text: String| ReportBlock::Notice { text };
-    let mut blocks: Vec<ReportBlock> = problems
-        .iter()
-        .take(MOST_NOTICES)
-        .map(|(path, outcome, reason)| notice(format!("{path} {outcome}: {reason}")))
-        .collect();
+    let mut blocks: Vec<ReportBlock> =
+        problems.iter().take(MOST_NOTICES).map(|problem| notice(problem_line(problem))).collect();
     if problems.len() > MOST_NOTICES {
         blocks.push(notice(format!("and {} more problems", problems.len() - MOST_NOTICES)));
     }

@@ -53,8 +53,14 @@ pub(super) fn named(session: &Session, library: &Library, which: &WhichEnv) -> a
         }
     }
     let Some(asked) = &which.environment else {
+        // An environment of a pipeline that cannot be used is not among them.
+        let broken = library.report.has_errors();
+        if broken {
+            session.show_report(&library.report);
+        }
         return match all.is_empty() {
             false => Ok(all),
+            true if broken => Err(Trouble::new(Exit::Config, "no pipeline without mistakes has an environment").into()),
             true => Err(Trouble::new(Exit::No, "no pipeline has an environment")
                 .help("add `environment: environments/NAME.yaml` to one, or name a file")
                 .into()),
@@ -77,7 +83,7 @@ pub(super) fn named(session: &Session, library: &Library, which: &WhichEnv) -> a
     if !file.is_file() || file.parent().is_some_and(|parent| same_folder(parent, &folder)) {
         let pipeline = find(library, &session.places, &REGISTRY, asked).map_err(|refusal| {
             if refusal.code == "E-CONFIG" {
-                session.show_mistakes_of(&library.report, asked);
+                session.show_mistakes_of(library, asked);
             }
             Trouble::from(refusal)
         })?;

@@ -96,8 +96,8 @@ pub(super) async fn scan(
         // What was too large to be read is not there at all.
         let (why, help) = match printed.trim().is_empty() {
             true => (
-                "it printed nothing that could be read".to_owned(),
-                "it must print to its standard output, and at most 8 MiB".to_owned(),
+                "it printed nothing, or more than 8 MiB".to_owned(),
+                format!("it must print its {format} to its standard output; for less of it: fewer rules, or several scanners"),
             ),
             false => (why, format!("it stands under `{format}:`: see what it prints, and its options for that format")),
         };
