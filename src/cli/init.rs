@@ -30,8 +30,12 @@ pub fn run(session: &Session, args: &InitArgs) -> anyhow::Result<Exit> {
         session.ui.data(format!("wrote {}", dir.join(path).display()))?;
     }
     session.ui.say(format!("\n{}", found.told()));
+    let then = match found.language {
+        Some(_) => "`nightcrew env check`, `nightcrew plan code-health`",
+        None => "`nightcrew plan analytics-report`",
+    };
     let here = if dir == Path::new(".") { String::new() } else { format!("cd {}, then ", dir.display()) };
-    session.ui.say(format!("next: {here}`nightcrew validate`, `nightcrew doctor`, `nightcrew plan analytics-report`"));
+    session.ui.say(format!("next: {here}`nightcrew validate`, `nightcrew doctor`, {then}"));
     Ok(Exit::Done)
 }
 
@@ -56,9 +60,8 @@ struct Repository {
     github: Option<String>,
     branch: Option<String>,
     language: Option<&'static Language>,
-    /// What installs its dependencies and what runs its tests, where that is not the language's usual.
-    setup: Option<String>,
-    test: Option<String>,
+    /// Folders with sources, as patterns of what a fix may touch.
+    paths: Vec<String>,
     /// Its folder's name, for the environment.
     name: String,
 }
@@ -69,6 +72,12 @@ struct Language {
     name: &'static str,
     /// One of these in the root gives it away.
     marks: &'static [&'static str],
+    /// What the mark must say for it, such as the name of a test runner.
+    says: Option<&'static str>,
+    /// A folder that must not be there.
+    without: Option<&'static str>,
+    /// Of source files.
+    extensions: &'static [&'static str],
     tools: &'static str,
     setup: &'static str,
     registries: &'static str,
@@ -78,45 +87,63 @@ struct Language {
     rebuild_when: &'static str,
 }
 
+/// The first that fits is taken.
 const LANGUAGES: &[Language] = &[
     Language {
         name: "Rust",
         marks: &["Cargo.toml"],
+        says: None,
+        without: None,
+        extensions: &["rs"],
         tools: "[cargo, git]",
         setup: "[{run: \"cargo fetch\", reads: [Cargo.toml, Cargo.lock]}]",
         registries: "[crates]",
         checks: "[\"cargo check --all-targets --offline\"]",
-        // Every test binary is to be heard.
         test: "cargo test --offline --no-fail-fast",
         scanners: "{cargo: [{run: \"cargo clippy --all-targets --offline --message-format=json\"}]}",
         rebuild_when: "[Cargo.lock]",
     },
     Language {
-        name: "Python",
-        marks: &["pyproject.toml", "requirements.txt", "setup.py"],
-        tools: "[python, git]",
-        // An environment of its own: distributions guard the system's from pip.
-        setup: "[{run: \"python3 -m venv .venv && .venv/bin/pip install -r requirements.txt pytest ruff\", reads: [requirements.txt]}]",
-        registries: "[pypi]",
-        checks: "[\".venv/bin/python -m pytest --collect-only -q\"]",
-        test: ".venv/bin/python -m pytest -q --junitxml=$JUNIT",
-        scanners: "{sarif: [{run: \".venv/bin/python -m ruff check --no-cache --exclude .venv --output-format sarif .\", ok_exit: [0, 1]}]}",
+        marks: &["requirements.txt"],
+        setup: "[{run: \"python3 -m venv .venv && .venv/bin/pip install -q -r requirements.txt pytest ruff\", reads: [requirements.txt]}]",
         rebuild_when: "[requirements.txt]",
+        ..PYTHON
+    },
+    // Its dependencies alone: a package in the top folder cannot be installed beside `config` and `pipelines`, which setuptools
+    // would take for packages, too. Tests find it there.
+    Language {
+        marks: &["pyproject.toml"],
+        without: Some("src"),
+        setup: r#"[{run: 'python3 -m venv .venv && .venv/bin/python -c "import tomllib; print(*tomllib.load(open(\"pyproject.toml\", \"rb\")).get(\"project\", {}).get(\"dependencies\", []), sep=chr(10))" > .venv/needs && .venv/bin/pip install -q -r .venv/needs pytest ruff', reads: [pyproject.toml]}]"#,
+        ..PYTHON
+    },
+    PYTHON,
+    Language {
+        says: Some("\"vitest\""),
+        checks: "[\"npx vitest list\"]",
+        test: "npx vitest run --reporter=junit --outputFile=$JUNIT",
+        ..JAVASCRIPT
     },
     Language {
-        name: "JavaScript",
-        marks: &["package.json"],
-        tools: "[node, npm, git]",
-        setup: "[{run: \"npm ci\", reads: [package.json, package-lock.json]}]",
-        registries: "[npm]",
-        checks: "[]",
-        test: "node --test --test-reporter=junit --test-reporter-destination=$JUNIT",
-        scanners: "{sarif: [{run: \"npx eslint --format @microsoft/eslint-formatter-sarif .\", ok_exit: [0, 1]}]}",
-        rebuild_when: "[package-lock.json]",
+        says: Some("\"jest\""),
+        setup: "[{run: \"if [ -f package-lock.json ]; then npm ci; else npm install --no-package-lock; fi; npm install --no-save --no-package-lock jest-junit\", reads: [package.json, package-lock.json]}]",
+        checks: "[\"npx jest --listTests\"]",
+        test: "JEST_JUNIT_OUTPUT_FILE=$JUNIT npx jest --ci --reporters=jest-junit",
+        ..JAVASCRIPT
     },
+    Language {
+        says: Some("\"mocha\""),
+        checks: "[\"npx mocha --dry-run\"]",
+        test: "npx mocha --reporter xunit --reporter-option output=$JUNIT",
+        ..JAVASCRIPT
+    },
+    JAVASCRIPT,
     Language {
         name: "Go",
         marks: &["go.mod"],
+        says: None,
+        without: None,
+        extensions: &["go"],
         tools: "[go, git]",
         setup: "[{run: \"go mod download\", reads: [go.mod, go.sum]}]",
         registries: "[go]",
@@ -126,6 +153,38 @@ const LANGUAGES: &[Language] = &[
         rebuild_when: "[go.sum]",
     },
 ];
+
+/// A project that is installed. Everything is in a virtual environment: the host's Python is read-only in the sandbox.
+const PYTHON: Language = Language {
+    name: "Python",
+    marks: &["pyproject.toml", "setup.py"],
+    says: None,
+    without: None,
+    extensions: &["py"],
+    tools: "[python, git]",
+    setup: "[{run: \"python3 -m venv .venv && .venv/bin/pip install -q -e . pytest ruff\", reads: [pyproject.toml, setup.py, setup.cfg]}]",
+    registries: "[pypi]",
+    checks: "[\".venv/bin/python -m pytest --collect-only -q\"]",
+    test: ".venv/bin/python -m pytest -q --junitxml=$JUNIT",
+    scanners: "{sarif: [{run: \".venv/bin/ruff check --no-cache --output-format sarif .\", ok_exit: [0, 1]}]}",
+    rebuild_when: "[pyproject.toml]",
+};
+
+/// With Node's own test runner.
+const JAVASCRIPT: Language = Language {
+    name: "JavaScript",
+    marks: &["package.json"],
+    says: None,
+    without: None,
+    extensions: &["js", "mjs", "cjs", "jsx", "ts", "tsx"],
+    tools: "[node, npm, git]",
+    setup: "[{run: \"if [ -f package-lock.json ]; then npm ci; else npm install --no-package-lock; fi\", reads: [package.json, package-lock.json]}]",
+    registries: "[npm]",
+    checks: "[\"node --version\"]",
+    test: "node --test --test-reporter=junit --test-reporter-destination=$JUNIT",
+    scanners: "{pattern: ['catch *(\\([^)]*\\) *)?\\{ *\\}', '\\b(describe|it|test)\\.(only|skip)\\(']}",
+    rebuild_when: "[package.json]",
+};
 
 impl Repository {
     fn look(dir: &Path) -> Self {
@@ -137,26 +196,17 @@ impl Repository {
         let remote_head = read(".git/refs/remotes/origin/HEAD");
         let branch = remote_head.trim().strip_prefix("ref: refs/remotes/origin/");
         let branch = branch.or_else(|| head.trim().strip_prefix("ref: refs/heads/"));
-        let language = LANGUAGES.iter().find(|l| l.marks.iter().any(|mark| dir.join(mark).is_file()));
-        let (setup, test) = match language.map(|language| language.name) {
-            Some("Python") if !dir.join("requirements.txt").is_file() => {
-                let mark = if dir.join("pyproject.toml").is_file() { "pyproject.toml" } else { "setup.py" };
-                let run = "python3 -m venv .venv && .venv/bin/pip install -e . pytest ruff";
-                (Some(format!("[{{run: \"{run}\", reads: [{mark}]}}]")), None)
-            }
-            Some("JavaScript") => {
-                let locked = dir.join("package-lock.json").is_file();
-                let setup =
-                    (!locked).then(|| "[{run: \"npm install --no-package-lock\", reads: [package.json]}]".to_owned());
-                (setup, test_of_package(&read("package.json")).map(str::to_owned))
-            }
-            _ => (None, None),
+        let marked = |language: &Language, mark: &str| match language.says {
+            _ if !dir.join(mark).is_file() => false,
+            _ if language.without.is_some_and(|folder| dir.join(folder).is_dir()) => false,
+            Some(word) => read(mark).contains(word),
+            None => true,
         };
+        let language = LANGUAGES.iter().find(|language| language.marks.iter().any(|mark| marked(language, mark)));
         Self {
-            setup,
-            test,
             github: origin(&config).as_deref().and_then(github),
             branch: branch.map(str::to_owned),
+            paths: language.map(|language| sources(dir, language.extensions)).unwrap_or_default(),
             language,
             name: if name.is_empty() { "project".to_owned() } else { name },
         }
@@ -169,9 +219,7 @@ impl Repository {
             None => "no GitHub remote was found: put yours under `repository:`".to_owned(),
         });
         facts.push(match self.language {
-            Some(language) => {
-                format!("{}, tests with `{}`", language.name, self.test.as_deref().unwrap_or(language.test))
-            }
+            Some(language) => format!("{}, tests with `{}`", language.name, language.test),
             None => format!("no known language: fill in pipelines/environments/{}.yaml", self.name),
         });
         facts.join(" · ")
@@ -201,34 +249,53 @@ impl Repository {
             name = self.name,
             language = l.name,
             tools = l.tools,
-            setup = self.setup.as_deref().unwrap_or(l.setup),
+            setup = l.setup,
             registries = l.registries,
             checks = l.checks,
-            test = self.test.as_deref().unwrap_or(l.test),
+            test = l.test,
             scanners = l.scanners,
             rebuild = l.rebuild_when,
         )
     }
 }
 
-/// The command that makes the test runner of a `package.json` write what machines can read.
-fn test_of_package(text: &str) -> Option<&'static str> {
-    let package: serde_json::Value = serde_json::from_str(text).ok()?;
-    let script = package["scripts"]["test"].as_str()?;
-    let uses = |word: &str| script.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|part| part == word);
-    [
-        ("vitest", "npx vitest run --reporter=junit --outputFile=$JUNIT"),
-        ("mocha", "npx mocha --reporter xunit --reporter-option output=$JUNIT"),
-        // Its reporter for machines is a package of its own, `jest-junit`.
-        ("jest", "JEST_JUNIT_OUTPUT_FILE=$JUNIT npx jest --ci --reporters=default --reporters=jest-junit"),
-        // TAP is read as it is.
-        ("tape", "npm test --silent"),
-        ("tap", "npm test --silent"),
-        ("ava", "npx ava --tap"),
-    ]
-    .into_iter()
-    .find(|(runner, _)| uses(runner))
-    .map(|(_, command)| command)
+/// Folders of never more than these levels are looked through for sources.
+const LEVELS: usize = 3;
+/// Entries of a folder that are looked at.
+const ENTRIES: usize = 500;
+
+/// The top folders with source files, as patterns, `tests/**` with them; nothing where none was found.
+fn sources(dir: &Path, extensions: &[&str]) -> Vec<String> {
+    fn has(folder: &Path, extensions: &[&str], levels: usize) -> bool {
+        entries(folder).into_iter().any(|path| match path.is_dir() {
+            true => levels > 1 && has(&path, extensions, levels - 1),
+            false => path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension)),
+        })
+    }
+    let mut found: Vec<String> = Vec::new();
+    for path in entries(dir) {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+        let other = matches!(name, "node_modules" | "target" | "vendor" | "venv" | "build" | "dist" | "docs" | "tests");
+        if path.is_dir() && plain && !other && has(&path, extensions, LEVELS) {
+            found.push(format!("{name}/**"));
+        }
+    }
+    found.sort();
+    if !found.is_empty() {
+        found.push("tests/**".to_owned());
+    }
+    found
+}
+
+/// What stands in a folder, without hidden names and without links.
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let read = std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok).take(ENTRIES);
+    let plain = read.filter(|entry| {
+        let link = entry.file_type().is_ok_and(|kind| kind.is_symlink());
+        !link && !entry.file_name().to_string_lossy().starts_with('.')
+    });
+    plain.map(|entry| entry.path()).collect()
 }
 
 /// A name that may stand in a path and in YAML.
@@ -261,6 +328,9 @@ fn github(url: &str) -> Option<String> {
     (fine(owner) && fine(name)).then(|| format!("{owner}/{name}"))
 }
 
+/// What a fix may touch, as the templates have it.
+const SHIPPED_PATHS: &str = r#"["src/**", "tests/**"]"#;
+
 /// Everything that is written, by path below the folder.
 fn files(found: &Repository) -> Vec<(PathBuf, String)> {
     let mut files = vec![
@@ -272,7 +342,10 @@ fn files(found: &Repository) -> Vec<(PathBuf, String)> {
     let repository = format!("repository: {{{}path: ..}}", github.unwrap_or_default());
     for template in templates::ALL {
         let text = templates::with_line(template.text, "repository", &repository);
-        let text = templates::with_line(&text, "environment", &format!("environment: {environment}"));
+        let mut text = templates::with_line(&text, "environment", &format!("environment: {environment}"));
+        if !found.paths.is_empty() {
+            text = text.replace(SHIPPED_PATHS, &serde_json::json!(found.paths).to_string().replace("\",\"", "\", \""));
+        }
         files.push((PathBuf::from(format!("pipelines/{}.yaml", template.name)), text));
         for (path, text) in template.refers_to {
             let (path, text) = match path.starts_with("environments/") {
@@ -312,28 +385,37 @@ mod tests {
             text("pipelines/code-health.yaml").contains("\nrepository: {github: acme/api, ref: trunk, path: ..}\n")
         );
         assert!(text("pipelines/code-health.yaml").contains("\nenvironment: environments/my-api.yaml\n"));
-        assert!(text("pipelines/environments/my-api.yaml").contains("cargo test --offline --no-fail-fast"));
+        assert!(text("pipelines/environments/my-api.yaml").contains("cargo test --offline"));
+        assert!(text("pipelines/error-to-pr.yaml").contains(SHIPPED_PATHS), "no sources, nothing else to say");
+        std::fs::create_dir_all(root.join("crates/one/src")).unwrap();
+        std::fs::write(root.join("crates/one/src/lib.rs"), "").unwrap();
+        let files = super::files(&Repository::look(&root));
+        let fix =
+            files.iter().find(|(p, _)| p == Path::new("pipelines/error-to-pr.yaml")).map(|(_, t)| t.as_str()).unwrap();
+        assert!(fix.contains(r#"paths: ["crates/**", "tests/**"],"#), "{fix}");
         assert_eq!(github("https://github.com/acme/api/"), Some("acme/api".into()));
         assert_eq!(github("https://gitlab.com/acme/api"), None);
     }
 
     #[test]
-    fn a_packages_runner_is_asked_for_what_machines_can_read() {
-        let of = |script: &str| test_of_package(&format!("{{\"scripts\": {{\"test\": \"{script}\"}}}}"));
-        assert!(of("vitest --coverage").is_some_and(|command| command.contains("--outputFile=$JUNIT")));
-        assert!(of("standard && tape test/*.js").is_some_and(|command| command == "npm test --silent"));
-        assert!(of("NODE_ENV=test jest").is_some_and(|command| command.contains("jest-junit")));
-        assert_eq!((of("node --test"), of("make"), test_of_package("{")), (None, None, None));
-    }
-
-    #[test]
-    fn a_python_project_without_requirements_is_installed_itself() {
+    fn every_environment_is_valid_and_fits_what_the_project_uses() {
+        for language in LANGUAGES {
+            let found = Repository { language: Some(language), name: "api".into(), ..Repository::default() };
+            let (environment, report) =
+                crate::pipeline::parse_environment("api", "environments/api.yaml", &found.environment());
+            assert!(!report.has_errors(), "{}: {}", language.test, report.render(crate::diag::Color::Off));
+            assert_eq!(environment.unwrap().test.as_deref(), Some(language.test));
+        }
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("pyproject.toml"), "").unwrap();
-        let text = Repository::look(dir.path()).environment();
-        assert!(text.contains("pip install -e . pytest ruff\", reads: [pyproject.toml]"), "{text}");
-        std::fs::write(dir.path().join("requirements.txt"), "").unwrap();
-        let text = Repository::look(dir.path()).environment();
-        assert!(text.contains("-r requirements.txt pytest ruff"), "{text}");
+        let test = |file: &str, text: &str| {
+            std::fs::write(dir.path().join(file), text).unwrap();
+            Repository::look(dir.path()).language.unwrap()
+        };
+        assert!(test("package.json", "{}").test.starts_with("node --test"));
+        assert!(test("package.json", r#"{"devDependencies": {"vitest": "4"}}"#).test.contains("vitest run"));
+        assert!(test("pyproject.toml", "").setup.contains("tomllib"));
+        std::fs::create_dir(dir.path().join("src")).unwrap();
+        assert!(test("pyproject.toml", "").setup.contains("-e ."));
+        assert!(test("requirements.txt", "").setup.contains("-r requirements.txt"));
     }
 }

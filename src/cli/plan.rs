@@ -249,6 +249,12 @@ fn models(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<Ro
     rows
 }
 
+/// A folder that is named relative to a pipeline's file, without its `..` where it exists.
+fn folder(pipeline: &str, path: &str) -> String {
+    let folder = Path::new(pipeline).with_file_name(path);
+    folder.canonicalize().unwrap_or(folder).display().to_string()
+}
+
 /// The repository, where its commands run, and what will run there.
 fn code(pipeline: &Pipeline, profile: &Profile) -> Vec<Row> {
     let mut rows = Vec::new();
@@ -259,7 +265,7 @@ fn code(pipeline: &Pipeline, profile: &Profile) -> Vec<Row> {
         let (place, origin) = match (profile.repository.as_deref(), profile.repository_of(&pipeline.name)) {
             (Some("clone"), _) => (named.github.clone(), &own),
             (_, Some(folder)) => (Some(folder.display().to_string()), &profile.origin),
-            (_, None) => (named.path.clone(), &own),
+            (_, None) => (named.path.as_ref().map(|path| folder(&own.file, path)), &own),
         };
         let value = place.as_ref().map_or_else(
             || "missing for this profile: its steps end blocked".to_owned(),
