@@ -47,6 +47,10 @@ impl Findings {
     fn warn(&mut self, about: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { level: Level::Warning, about, what: what.into(), fix: Some(fix.into()) });
     }
+    /// A warning that belongs to the one before, which has the fix.
+    fn note(&mut self, about: &'static str, what: impl Into<String>) {
+        self.0.push(Finding { level: Level::Warning, about, what: what.into(), fix: None });
+    }
     fn bad(&mut self, about: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { level: Level::Bad, about, what: what.into(), fix: Some(fix.into()) });
     }

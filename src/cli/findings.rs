@@ -132,7 +132,8 @@ fn list(session: &Session, pipeline: Option<String>, all: bool) -> anyhow::Resul
     }
     if hidden > 0 {
         let more = session.again("findings --all");
-        session.ui.say(format!("{hidden} more are fixed, or were there before the first run: {more}"));
+        let are = if lines.is_empty() { "are" } else { "more are" };
+        session.ui.say(format!("{hidden} {are} fixed, or were there before the first run: {more}"));
     }
     Ok(Exit::Done)
 }
@@ -148,7 +149,13 @@ fn shown(lines: &[FindingLine], now: Timestamp) -> String {
                 moment(line.last_seen),
                 clip(&place_of(line), PLACE),
                 clip(&line.title, TITLE),
-                line.url_or_path.clone().or_else(|| line.reason.clone()).unwrap_or_default(),
+                // Why nobody wants to hear of it says more than where it was told once.
+                match line.state {
+                    FindingState::Muted => line.reason.as_ref().or(line.url_or_path.as_ref()),
+                    FindingState::Handled | FindingState::Fixed => line.url_or_path.as_ref().or(line.reason.as_ref()),
+                }
+                .cloned()
+                .unwrap_or_default(),
             ]
         })
         .collect();
@@ -165,7 +172,7 @@ fn state(line: &FindingLine, now: Timestamp) -> String {
         (FindingState::Muted, Some(until)) => format!("muted to {}", moment(until)),
         (FindingState::Muted, None) => "muted".into(),
         (FindingState::Fixed, _) => "fixed".into(),
-        (FindingState::Handled, _) => line.end.clone(),
+        (FindingState::Handled, _) => line.end.replace('_', " "),
     }
 }
 
@@ -191,7 +198,7 @@ mod tests {
             place: "src/a.py:1".into(),
             state,
             end: end.into(),
-            url_or_path: (end == "ticket").then(|| "out/tickets/1.md".into()),
+            url_or_path: (end == "ticket" || id == "bbbb").then(|| "out/tickets/1.md".into()),
             weight: 1.0,
             first_seen: at("2026-11-01T00:00:00Z"),
             last_seen: at("2026-11-20T07:00:00Z"),

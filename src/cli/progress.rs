@@ -11,6 +11,7 @@ use tokio::sync::{broadcast, watch};
 
 use super::session::Session;
 use super::show;
+use crate::base::clock::Timestamp;
 use crate::base::ids::RunId;
 use crate::control::{Client, Reply, Request};
 use crate::domain::run::Effects;
@@ -21,6 +22,8 @@ use crate::sinks::terminal::{self, Live, SPINNER, Style};
 
 /// Redraws and looks at the journal are at least this far apart.
 const FRAME: Duration = Duration::from_millis(100);
+/// What takes less than this between two steps is not told.
+const SHORT: Duration = Duration::from_millis(300);
 /// Live lines beyond this many would scroll; the rest is counted.
 const MOST_LIVE: usize = 20;
 /// As many characters of what a model says are shown, at most.
@@ -260,6 +263,7 @@ impl<'a> Progress<'a> {
                 terminal::step_line(step, Some(Live { mark, elapsed: since.unwrap_or_default(), doing: &doing }), style)
             })
             .collect();
+        lines.extend(self.preparing(view, open.is_empty(), now, style));
         if open.len() > MOST_LIVE {
             lines.push(format!("      … and {} more", open.len() - MOST_LIVE));
         }
@@ -270,6 +274,18 @@ impl<'a> Progress<'a> {
             out.push('\n');
         }
         write(&out);
+    }
+
+    /// Between steps a run on code looks that up and makes its environment, which can take minutes the first time.
+    fn preparing(&self, view: &RunView, idle: bool, now: Timestamp, style: Style) -> Option<String> {
+        let ended = view.steps.iter().filter_map(|step| step.finished_at).max();
+        let since = now.duration_since(ended.unwrap_or(view.start.started_at));
+        let elapsed = Duration::try_from(since).unwrap_or_default();
+        (idle && view.outcome.is_none() && self.sandbox.is_some() && elapsed > SHORT).then(|| {
+            let step = StepView { path: "preparing".into(), ..StepView::default() };
+            let mark = SPINNER[self.frame % SPINNER.len()];
+            terminal::step_line(&step, Some(Live { mark, elapsed, doing: "the code and its environment" }), style)
+        })
     }
 
     /// Takes the live lines off the terminal.

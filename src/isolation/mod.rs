@@ -69,7 +69,7 @@ pub enum Error {
     #[error("the sandbox helper cannot be started")]
     Start { source: io::Error },
     /// The confinement could not be set up, so the command was not started.
-    #[error("setting up the sandbox ({tier}, {stage:?}): {message}")]
+    #[error("setting up the sandbox by {tier}: {message}")]
     Setup { tier: Tier, stage: Stage, message: String, errno: Option<i32> },
     /// The confinement stands, but there is no such program, or it cannot be executed.
     #[error("the command cannot be started: {message}")]

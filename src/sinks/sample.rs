@@ -157,6 +157,8 @@ pub fn report() -> Report {
             refused: vec![],
             problems: vec![],
             left_behind: 0,
+            help: Vec::new(),
+            code: Vec::new(),
             stand_ins: vec!["warehouse: bundled sample".into(), "shop: bundled sample".into(), "slack: files".into()],
             duration_s: 13.4,
         },

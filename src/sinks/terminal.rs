@@ -77,17 +77,17 @@ pub fn header(run: &RunView, models: &[String], sandbox: Option<&str>, style: St
     let after = sandbox.map_or_else(String::new, |sandbox| format!(" · sandbox: {}", text::line(sandbox)));
     let room = style.width.saturating_sub(text::width(&name) + text::width(&head));
     let mut facts = before;
-    if !models.is_empty() {
-        // Many models give way before what confines the run's commands.
-        let taken = text::width(&facts) + text::width(&after);
-        facts.push_str(&text::fit(
-            &format!(" · models: {}", text::line(&models.join(", "))),
-            room.saturating_sub(taken).max(16),
-        ));
+    // The models give way before what confines the run's commands.
+    let left = room.saturating_sub(text::width(&facts) + text::width(&after));
+    if !models.is_empty() && (left >= MODELS || after.is_empty()) {
+        facts.push_str(&text::fit(&format!(" · models: {}", text::line(&models.join(", "))), left));
     }
     let facts = text::fit(&(facts + &after), room);
     format!("{}{}", style.paint(Tone::Strong, &name), style.paint(Tone::Dim, &format!("{head}{facts}")))
 }
+
+/// Columns below which the names of models say nothing.
+const MODELS: usize = 24;
 
 /// One step or child on one line: mark, name, what came of it, time, money.
 pub fn step_line(step: &StepView, live: Option<Live<'_>>, style: Style) -> String {
@@ -402,6 +402,18 @@ impl Sink for Terminal {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_narrow_first_line_drops_the_models_and_never_the_sandbox() {
+        let run = crate::sinks::sample::run();
+        let models = ["a-model-with-a-long-name".to_owned(), "another-model-with-a-long-name".to_owned()];
+        let shown = |width| super::header(&run, &models, Some("bubblewrap"), super::Style { color: false, width });
+        for width in [80, 100, 120] {
+            let shown = shown(width);
+            assert!(shown.ends_with(" · sandbox: bubblewrap") && super::text::width(&shown) <= width, "{shown}");
+        }
+        assert!(!shown(80).contains("models") && shown(300).contains("another-model"));
+    }
+
     use super::*;
     use crate::sinks::sample;
 

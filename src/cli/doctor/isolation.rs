@@ -6,16 +6,24 @@ use super::Findings;
 use crate::base::env::process_variable;
 use crate::base::scope::Scope;
 use crate::cli::session::Session;
+use crate::domain::definition::Pipeline;
 use crate::isolation::{Helper, Isolation, Report, Search, Setup, Tier};
 use crate::workspace::{Git, remove_folder};
 
 pub async fn look(session: &Session, found: &mut Findings) {
+    let library = session.library_if_whole();
+    let any = |uses: fn(&Pipeline) -> bool| {
+        library.as_ref().is_some_and(|library| library.pipelines.values().any(|(_, pipeline)| uses(pipeline)))
+    };
     match git() {
         Ok(git) => match git.advice() {
             None => found.good("git", git.version().to_string()),
             Some(advice) => found.warn("git", advice, "update it: apt install git, or the like"),
         },
-        Err(error) => found.warn("git", error, "install it: apt install git, or the like; work on code needs it"),
+        Err(error) if any(|pipeline| pipeline.repository.is_some()) => {
+            found.bad("git", error, "apt install git, or the like")
+        }
+        Err(error) => found.warn("git", error, "apt install git, or the like; work on code needs it"),
     }
     // A folder of its own: the daemon's is in use. Where the daemon would have its own, as what is possible depends on the place.
     let place = place(&session.state);
@@ -24,10 +32,7 @@ pub async fn look(session: &Session, found: &mut Findings) {
         Setup { helper: Helper::Own, state: place.clone(), search: Search::from_process(vec![session.state.clone()]) };
     match Isolation::begin(setup, scope.clone()).await {
         Ok(isolation) => {
-            let needed = session
-                .library_if_whole()
-                .is_some_and(|library| library.pipelines.values().any(|(_, pipeline)| pipeline.environment.is_some()));
-            report(&isolation.report(), needed, found);
+            report(&isolation.report(), any(|pipeline| pipeline.environment.is_some()), found);
         }
         Err(error) => {
             let why = std::error::Error::source(&error).map(|source| format!(": {source}")).unwrap_or_default();
@@ -75,16 +80,14 @@ fn report(report: &Report, needed: bool, found: &mut Findings) {
         }
         Some(tier) if report.gaps.is_empty() => found.good("isolation", format!("commands are confined by {tier}")),
         Some(tier) => {
-            let gaps: Vec<_> = report.gaps.iter().map(|gap| gap.summary()).collect();
             let better = why(Tier::Bubblewrap).or_else(|| why(Tier::Namespaces));
-            let (reason, fix) = better.map_or((String::new(), "see the reason".to_owned()), |why| {
-                (format!(" (no bubblewrap: {})", why.reason), why.fix)
-            });
-            found.warn(
-                "isolation",
-                format!("commands are confined by {tier} alone, which leaves open: {}{reason}", gaps.join("; ")),
-                fix,
-            );
+            let (reason, fix) = better
+                .map_or((String::new(), "see the reason".to_owned()), |why| (format!(" ({})", why.reason), why.fix));
+            found.warn("isolation", format!("commands are confined by {tier} alone{reason}"), fix);
+            // One line each: together they are longer than anybody reads.
+            for gap in &report.gaps {
+                found.note("left open", gap.summary());
+            }
         }
     }
     match &report.cgroup {
@@ -137,8 +140,8 @@ mod tests {
             [unavailable("a"), unavailable("b"), Ok(())],
         ));
         assert!(last[0].starts_with("Warning") && last[0].ends_with("mend a"), "{last:?}");
-        assert!(last[0].contains("127.0.0.1") && last[0].contains("signals"), "{last:?}");
-        assert!(last[2].starts_with("Warning"), "no toolchains: {last:?}");
+        assert!(last[1].contains("127.0.0.1") && last[2].contains("signals"), "{last:?}");
+        assert!(last[4].starts_with("Warning"), "no toolchains: {last:?}");
         let good = lines(report_of(Some(Tier::Namespaces), Vec::new(), [unavailable("a"), Ok(()), Ok(())]));
         assert_eq!(good[0], "Good commands are confined by namespaces ");
     }
