@@ -20,12 +20,6 @@ const NOT_FIXED: &str = ": not fixed: ";
 const MOST_NOTICES: usize = 10;
 /// Fields that say how a step or item went; not content.
 const ABOUT: [&str; 4] = ["ran", "failure", "headline", "left_behind"];
-/// What tables of tickets say by links below them.
-const LINKED: [&str; 3] = ["url", "opened", "updated"];
-/// What only machines and models need of a finding or an error: it is in the transcript and the journal.
-const BEHIND: [&str; 9] =
-    ["source", "source_from", "scanner", "symbol", "occurrences", "platform", "level", "release", "environment"];
-
 /// How links to what was opened begin.
 const DRAFT: &str = "Draft pull request: ";
 const TICKET: &str = "Ticket: ";
@@ -89,18 +83,18 @@ fn block(label: &str, value: &Value) -> Option<ReportBlock> {
 }
 
 fn table(label: &str, items: &[Value]) -> ReportBlock {
-    if let Some(table) = report_items::table(label, &items[..items.len().min(MOST_ROWS)]) {
+    let title = match items.len() {
+        n if n > MOST_ROWS => format!("{label} (the first {MOST_ROWS} of {n})"),
+        _ => label.to_owned(),
+    };
+    if let Some(table) = report_items::table(&title, &items[..items.len().min(MOST_ROWS)]) {
         return table;
     }
     let mut columns: Vec<String> = Vec::new();
-    let (linked, found) =
-        (items.iter().any(|item| item["url"].is_string() && item["opened"].is_boolean()), items.iter().any(is_found));
     for (name, value) in items.iter().filter_map(Value::as_object).flatten() {
         let flat = !value.is_object()
             && !matches!(value, Value::Array(inner) if inner.iter().any(|v| v.is_object() || v.is_array()));
-        let usual = name == "outcome" && items.iter().all(|item| item["outcome"] == "done")
-            || linked && LINKED.contains(&name.as_str())
-            || found && BEHIND.contains(&name.as_str());
+        let usual = name == "outcome" && items.iter().all(|item| item["outcome"] == "done");
         if flat && !usual && !ABOUT.contains(&name.as_str()) && columns.len() < MOST_COLUMNS && !columns.contains(name)
         {
             columns.push(name.clone());
@@ -116,16 +110,7 @@ fn table(label: &str, items: &[Value]) -> ReportBlock {
         scalar => scalar.clone(),
     };
     let rows = items.iter().take(MOST_ROWS).map(|item| columns.iter().map(|name| cell(item, name)).collect());
-    let title = match items.len() {
-        n if n > MOST_ROWS => format!("{label} (the first {MOST_ROWS} of {n})"),
-        _ => label.to_owned(),
-    };
     ReportBlock::Table { title, rows: rows.collect(), columns }
-}
-
-/// A finding of a scanner or an error of a source, as the host makes them.
-fn is_found(item: &Value) -> bool {
-    item["key"].is_string() && item["standing"].is_string() && (item["rule"].is_string() || item["culprit"].is_string())
 }
 
 /// What became of a ticket or pull request, where a step's result says.
