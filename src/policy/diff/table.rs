@@ -357,6 +357,49 @@ fn every_patch_that_plays_with_its_tests_is_refused() {
         ("knows pytest", change("src/app.py", "+if 'pytest' in sys.modules: return 1"), Rule::KnowsTests),
         ("knows its test", change("src/app.py", "+if os.environ.get('PYTEST_CURRENT_TEST'):"), Rule::KnowsTests),
         ("knows cfg", change("src/lib.rs", "+    if cfg!(test) { return 3; }"), Rule::KnowsTests),
+        ("exit in a library", change("src/parse.rs", "+        std::process::exit(code);"), Rule::FakesResult),
+        ("exit by another name", change("src/parse.rs", "+use std::process::exit as leave;"), Rule::FakesResult),
+        ("exit of a module", change("web/src/api.ts", "+  process.exit(0)"), Rule::FakesResult),
+        (
+            "exit below the library",
+            change("src/parse.rs", "+extern \"C\" { fn _exit(c: i32) -> !; }"),
+            Rule::FakesResult,
+        ),
+        ("before main", change("src/parse.rs", "+#[link_section = \".init_array\"]"), Rule::FakesResult),
+        ("another program", change("src/parse.rs", "+use std::os::unix::process::CommandExt as _;"), Rule::FakesResult),
+        (
+            "own assertions",
+            change("src/lib.rs", "+macro_rules! assert_eq {\n+    ($($t:tt)*) => {};\n+}"),
+            Rule::TestWeakened,
+        ),
+        ("own panic", change("src/lib.rs", "+macro_rules!  panic{"), Rule::TestWeakened),
+        (
+            "reads the fix",
+            new("tests/new.rs", "+    assert!(include_str!(\"../src/lib.rs\").contains(\"ok\"));"),
+            Rule::TestWeakened,
+        ),
+        (
+            "looks for the fix",
+            new("tests/new.rs", "+    assert!(Path::new(\"src/fix.rs\").exists());"),
+            Rule::TestWeakened,
+        ),
+        (
+            "reads the fix in python",
+            new("tests/test_new.py", "+    assert 'ok' in open('src/shop/cart.py').read()"),
+            Rule::TestWeakened,
+        ),
+        (
+            "reads the fix in javascript",
+            new("a.test.js", "+  expect(fs.readFileSync('./src/a.js')).toContain('ok')"),
+            Rule::TestWeakened,
+        ),
+        (
+            "knows its thread",
+            change("src/lib.rs", "+    if thread::current().name() == Some(\"a\") {"),
+            Rule::KnowsTests,
+        ),
+        ("knows its caller", change("src/lib.rs", "+    let by = std::panic::Location::caller();"), Rule::KnowsTests),
+        ("knows its program", change("src/lib.rs", "+    let me = std::env::current_exe();"), Rule::KnowsTests),
         ("knows jest", change("src/a.js", "+if (process.env.JEST_WORKER_ID) return 1"), Rule::KnowsTests),
     ];
     let mut wrong = Vec::new();
@@ -492,6 +535,33 @@ fn honest_patches_are_accepted() {
         ("file moved", vec![moved("src/a/util.py", "src/b/util.py")]),
         ("dead file deleted", vec![gone("src/old.py", "-def old():\n-    pass")]),
         ("picture deleted", vec![with(gone("docs/old.png", ""), |c| c.binary = true)]),
+        (
+            "programs that end, and tests of them",
+            vec![
+                change("src/main.rs", "-    run();\n+    std::process::exit(run());"),
+                change("src/bin/tool.rs", "+        std::process::exit(2);"),
+                change("src/shop/commands.py", "+    sys.exit(1)"),
+                new("tests/cli.rs", "+    let out = Command::new(\"python3\").arg(\"src/app.py\").output().unwrap();"),
+                new("a.test.js", "+const { name } = require('../src/a.js');\n+import b from '../lib/b.ts';"),
+            ],
+        ),
+        (
+            "tests with data that is code",
+            vec![
+                new(
+                    "tests/parse.rs",
+                    "+    let text = include_str!(\"fixtures/odd.rs\");\n+    let other = fs::read_to_string(\"tests/data/a.py\").unwrap();",
+                ),
+                new(
+                    "tests/test_lint.py",
+                    "+    source = (HERE / 'data' / 'bad.py').read_text()\n+    assert not Path('src/out.json').exists()",
+                ),
+                new(
+                    "tests/near.rs",
+                    "+macro_rules! assert_near {\n+    ($a:expr, $b:expr) => {\n+        assert!(($a - $b).abs() < 0.1)\n+    };\n+}",
+                ),
+            ],
+        ),
         (
             "a token that is none",
             vec![change(

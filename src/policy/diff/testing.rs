@@ -587,7 +587,8 @@ fn reads_code(text: &str) -> bool {
     })
 }
 
-/// A file that is a program, or part of what only its command line is. Such may end by themselves.
+/// A file that is a program, or part of what only its command line is: such may end by themselves. In Python an exit is an
+/// exception, which fails the test that meets it.
 fn is_program(path: &str) -> bool {
     let parts: Vec<String> = path.split('/').map(plain).collect();
     let Some((name, folders)) = parts.split_last() else { return false };
@@ -598,7 +599,7 @@ fn is_program(path: &str) -> bool {
     ];
     words.contains(&stem)
         || folders.iter().any(|folder| words.contains(&folder.as_str()) && folder != "app")
-        || extension(name) == "sh"
+        || matches!(extension(name), "sh" | "py")
 }
 
 /// Summaries that only a test runner should print.
@@ -663,7 +664,10 @@ const FAKES: &[&str] = &[
     "LD_PRELOAD", "pytest_sessionfinish", "pytest_runtest_", "pytest_report", "process.on('exit'", "process.on(\"exit\"", "atexit.register",
 ];
 /// Outside of tests and of programs.
-const LEAVES: &[&str] = &["process::exit(", "process.exit(", "Deno.exit(", "System.exit(", "os.Exit("];
+#[rustfmt::skip]
+const LEAVES: &[&str] = &[
+    "process::exit", "process::{exit", "::exit(", "exit(0)", "process.exit(", "Deno.exit(", "System.exit(", "os.Exit(", "link_name",
+];
 /// Ways to look at a file.
 #[rustfmt::skip]
 const READS: &[&str] = &[

@@ -72,7 +72,9 @@ fn script(request: &Request) -> Reply {
             ("edit", create("tests/new.t", "asks for the code\n")),
             ("run_tests", json!({})),
         ]),
-        (true, _) => Reply::json(&json!({"title": "Add it", "summary": "It is there.", "root_cause": null, "limits": []})),
+        (true, _) => {
+            Reply::json(&json!({"title": "Add it", "summary": "It is there.", "root_cause": null, "limits": []}))
+        }
     }
 }
 
@@ -97,8 +99,11 @@ async fn through(case: &Hostile, listener: &TcpListener) -> Result<(), String> {
     process.stop().await;
     model.assert_clean();
     let told = view.failure.as_ref().map(|failure| failure.message.clone()).unwrap_or_default();
-    let steps: Vec<String> =
-        view.steps.iter().map(|step| format!("{} {:?} {} {:?}", step.path, step.outcome, step.summary, step.reason)).collect();
+    let steps: Vec<String> = view
+        .steps
+        .iter()
+        .map(|step| format!("{} {:?} {} {:?}", step.path, step.outcome, step.summary, step.reason))
+        .collect();
     let told = format!("{told} {}", steps.join("; "));
     let mut wrong = Vec::new();
     let mut check = |fine: bool, what: &str| (!fine).then(|| wrong.push(what.to_owned()));
@@ -109,7 +114,10 @@ async fn through(case: &Hostile, listener: &TcpListener) -> Result<(), String> {
         check(!place.folder.path().join(name).exists(), name);
     }
     check(!Path::new("/tmp/written-through-a-link").exists(), "a link was followed");
-    check(model.requests().iter().all(|request| !request.all_text().contains("root:x:")), "a file of the host was shown");
+    check(
+        model.requests().iter().all(|request| !request.all_text().contains("root:x:")),
+        "a file of the host was shown",
+    );
     match case.end {
         End::Normal => {
             check(outcome == Some(Outcome::Acted), "it should have come to a draft");
