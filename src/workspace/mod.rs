@@ -13,6 +13,7 @@
 mod directory;
 mod git;
 pub mod history;
+mod leftovers;
 mod look;
 mod objects;
 mod patch;

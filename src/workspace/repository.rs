@@ -17,6 +17,7 @@ use crate::domain::code::{CommitId, TreeId};
 
 use super::Error;
 use super::git::{Access, Act, Git, Limits, Reach, failed};
+use super::leftovers;
 use super::objects::Objects;
 use super::path::shown;
 use super::tree::Snapshot;
@@ -155,6 +156,7 @@ impl Repository {
         // Written last: if it is there, so is the rest.
         if self.folder.join("info/attributes").is_file() {
             drop(std::fs::remove_dir_all(&temporary));
+            leftovers::remove_halves(&self.folder.join("objects"));
             return std::fs::create_dir_all(&temporary).map_err(Error::io(making()));
         }
         std::fs::create_dir_all(&self.folder).map_err(Error::io(making()))?;
@@ -174,7 +176,7 @@ impl Repository {
     pub fn fetch(&self, reference: &str, access: &Access) -> Result<Resolved, Error> {
         check_ref(reference)?;
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
-        match self.fetch_once(reference, access) {
+        match leftovers::despite_locks(&self.folder, || self.fetch_once(reference, access)) {
             // A repository of the other hash: ours must be of the same. There is nothing in it yet that could be lost.
             Err(Error::Git { message, .. }) if message.contains("mismatched algorithms") => {
                 if self
@@ -315,9 +317,10 @@ impl Repository {
         }
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let name = format!("refs/heads/{branch}");
-        let act =
-            Act::new("writing a branch", &self.folder, ["update-ref", "--end-of-options", &name, commit.as_str()]);
-        self.git.output(act).map(drop)
+        let args = ["update-ref", "--end-of-options", &name, commit.as_str()];
+        leftovers::despite_locks(&self.folder, || {
+            self.git.output(Act::new("writing a branch", &self.folder, args)).map(drop)
+        })
     }
 
     /// The commit that a branch of this private repository points at.
