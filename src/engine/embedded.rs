@@ -260,6 +260,8 @@ impl Context {
         };
         match answer {
             Ok(Ok(output)) => Ok(Recorded { path, output }),
+            // The act knows that it was stopped, the run knows who said why.
+            Ok(Err(stop @ Stop::Cancelled { .. })) => Err(state.stopped().unwrap_or(stop)),
             Ok(Err(stop)) => Err(stop),
             Err(lost) if state.suspend.is_cancelled() => {
                 tracing::debug!(%lost, path, "an activity was cut off while stopping");

@@ -40,9 +40,10 @@ fn is_lock(error: &Error) -> bool {
 fn locks(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut open = vec![folder.join("refs")];
-    let mut take = |path: PathBuf| match path.extension().is_some_and(|extension| extension == "lock") {
-        true => found.push(path),
-        false => {}
+    let mut take = |path: PathBuf| {
+        if path.extension().is_some_and(|extension| extension == "lock") {
+            found.push(path);
+        }
     };
     for (path, _) in entries(folder) {
         take(path);

@@ -528,6 +528,7 @@ async fn a_cancelled_run_ends_the_command_that_it_waits_for() {
     wait_for(&script, "run ").await;
     assert!(process.engine.cancel(&id, "enough"));
     assert_eq!(process.engine.wait(&id).await.unwrap(), Some(Outcome::Cancelled));
+    assert_eq!(process.view(&id).failure.unwrap().message, "enough", "who cancels says why");
     wait_for(&script, "dropped").await;
     wait_for(&script, "release ").await;
     process.stop().await;
