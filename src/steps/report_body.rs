@@ -283,6 +283,40 @@ mod tests {
     }
 
     #[test]
+    fn the_first_line_without_a_models_headline_is_what_was_opened() {
+        let ticket = |title: &str| {
+            json!({"key": "k", "title": title, "severity": "high", "ran": true, "outcome": "acted", "opened": true,
+                "updated": false, "url": "out/tickets/1.md"})
+        };
+        let found = body(&[datum("tickets", json!([ticket("Errors are hidden"), ticket("B")]))], Effects::Live);
+        assert_eq!(in_short(&found.blocks).as_deref(), Some("Errors are hidden · and 1 more"));
+        let ReportBlock::Table { columns, .. } = &found.blocks[0] else { panic!("{:?}", found.blocks) };
+        assert_eq!(columns, &["key", "title", "severity", "outcome"], "the link says where it is");
+        let found = body(&[datum("tickets", json!([ticket("A")]))], Effects::Preview);
+        assert_eq!(in_short(&found.blocks).as_deref(), Some("Would have opened: A"));
+        let fix =
+            json!([{"key": "1", "title": "One", "fix": {"ran": true, "proved": false, "why": ["no test fails"]}}]);
+        let found = body(&[datum("repair", fix)], Effects::Preview);
+        assert_eq!(in_short(&found.blocks).as_deref(), Some("One: not fixed: no test fails"));
+        assert_eq!(in_short(&body(&[datum("x", json!({"note": "A: not a link"}))], Effects::Live).blocks), None);
+    }
+
+    #[test]
+    fn tables_of_findings_show_the_verdict_and_not_the_source() {
+        let finding = json!([{"key": "F1", "rule": "F1", "file": "a.py", "line": 1, "message": "m", "severity": "error",
+            "scanner": "ruff", "symbol": null, "occurrences": 1, "standing": "new", "source": "x = 1\ny = 2", "source_from": 1,
+            "verdict": "real", "confidence": 0.9, "quote": "x = 1"}]);
+        let found = body(&[datum("real", finding)], Effects::Preview);
+        let ReportBlock::Table { columns, .. } = &found.blocks[0] else { panic!("{:?}", found.blocks) };
+        let expected =
+            ["key", "rule", "file", "line", "message", "severity", "standing", "verdict", "confidence", "quote"];
+        assert_eq!(columns, &expected);
+        // Another table may have a column of that name.
+        let found = body(&[datum("why", json!([{"key": "k", "source": "warehouse"}]))], Effects::Preview);
+        assert!(matches!(&found.blocks[0], ReportBlock::Table { columns, .. } if columns[1] == "source"));
+    }
+
+    #[test]
     fn what_would_have_been_opened_is_a_link_marked_as_preview() {
         let child = json!([{"key": "k1", "title": "Bug", "ticket": {"ran": true, "opened": true, "url": "out/t1.md"}}]);
         let body = body(&[datum("repair", child)], Effects::Preview);

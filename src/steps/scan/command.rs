@@ -97,7 +97,7 @@ pub(super) async fn scan(
         let (why, help) = match printed.trim().is_empty() {
             true => (
                 "it printed nothing, or more than 8 MiB".to_owned(),
-                format!("it must print its {format} to its standard output; for less of it: fewer rules, or several scanners"),
+                format!("what `{format}:` reads must come to its standard output, at most 8 MiB: else fewer rules, or several scanners"),
             ),
             false => (why, format!("it stands under `{format}:`: see what it prints, and its options for that format")),
         };
