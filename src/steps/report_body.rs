@@ -283,22 +283,12 @@ mod tests {
     }
 
     #[test]
-    fn the_first_line_without_a_models_headline_is_what_was_opened() {
-        let ticket = |title: &str| {
-            json!({"key": "k", "title": title, "severity": "high", "ran": true, "outcome": "acted", "opened": true,
-                "updated": false, "url": "out/tickets/1.md"})
-        };
-        let found = body(&[datum("tickets", json!([ticket("Errors are hidden"), ticket("B")]))], Effects::Live);
-        assert_eq!(in_short(&found.blocks).as_deref(), Some("Errors are hidden · and 1 more"));
-        let ReportBlock::Table { columns, .. } = &found.blocks[0] else { panic!("{:?}", found.blocks) };
-        assert_eq!(columns, &["key", "title", "severity", "outcome"], "the link says where it is");
-        let found = body(&[datum("tickets", json!([ticket("A")]))], Effects::Preview);
-        assert_eq!(in_short(&found.blocks).as_deref(), Some("Would have opened: A"));
+    fn where_nothing_was_opened_the_first_line_is_what_came_of_the_first_fix() {
         let fix =
             json!([{"key": "1", "title": "One", "fix": {"ran": true, "proved": false, "why": ["no test fails"]}}]);
         let found = body(&[datum("repair", fix)], Effects::Preview);
-        assert_eq!(in_short(&found.blocks).as_deref(), Some("One: not fixed: no test fails"));
-        assert_eq!(in_short(&body(&[datum("x", json!({"note": "A: not a link"}))], Effects::Live).blocks), None);
+        assert_eq!(headline(&found.blocks).as_deref(), Some("One: not fixed: no test fails"));
+        assert_eq!(headline(&body(&[datum("x", json!({"note": "A: not a link"}))], Effects::Live).blocks), None);
     }
 
     #[test]

@@ -97,8 +97,8 @@ impl Bench {
         let answer = Answer::of(self.command(&["--json", "run", "health"]).output().unwrap()).ends(code).json();
         let run = &answer["runs"][0];
         let log = self.project.run(&["--json", "logs", run["id"].as_str().unwrap()]).ends(0).out;
-        let entries = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-        let found = entries.filter(|e| e["kind"] == "step_finished" && e["path"] == "found").next_back().unwrap();
+        let mut entries = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let found = entries.rfind(|e| e["kind"] == "step_finished" && e["path"] == "found").unwrap();
         let found = &found["payload"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let said = if found["result"]["outcome"] == "done" { text(&found["summary"]) } else { text(&found["reason"]) };

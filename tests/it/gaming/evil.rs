@@ -201,8 +201,8 @@ fn an_evil_agent_has_no_effect_learns_nothing_and_leaves_traces() {
     // Nothing came of it.
     assert_eq!(ran["outcome"], "declined", "{ran:#}");
     assert_eq!(ran["receipts"], json!([]), "{ran:#}");
-    let ends = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let end = ends.filter(|entry| entry["kind"] == "step_finished" && entry["path"] == "fix").next_back().unwrap();
+    let mut ends = log.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let end = ends.rfind(|entry| entry["kind"] == "step_finished" && entry["path"] == "fix").unwrap();
     let fix = &end["payload"]["result"];
     assert_eq!((fix["outcome"].as_str(), fix["proved"].as_bool()), (Some("unproved"), Some(false)), "{fix:#}");
     let private = std::fs::read_dir(project.path("state/work/repositories")).unwrap().next().unwrap().unwrap().path();
