@@ -212,7 +212,7 @@ impl<'a> Bench<'a> {
         session.ui.say(format!(
             "{}  {} at {}  tree {}",
             environment.file,
-            text::line(&source.origin),
+            text::line(&source.repository.origin().to_string()),
             text::line(&source.reference),
             base.short()
         ));

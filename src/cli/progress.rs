@@ -191,13 +191,14 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// What an open step is doing, in a few words.
-    fn doing(&self, view: &RunView, step: &StepView) -> String {
+    /// What an open step is doing, in a few words. A parent says nothing itself: its children have lines of their own.
+    fn doing(&self, view: &RunView, step: &StepView, parent: bool) -> String {
         if let Some((_, ask)) = view.questions.iter().find(|(path, _)| *path == step.path || is_below(path, &step.path))
         {
             return format!("asks: {ask}");
         }
-        let words = self.said.iter().rev().find(|(path, _)| is_below(path, &step.path)).map(|(_, said)| said.trim());
+        let mut said = self.said.iter().rev().filter(|_| !parent);
+        let words = said.find(|(path, _)| is_below(path, &step.path)).map(|(_, said)| said.trim());
         match words.filter(|words| !words.is_empty()) {
             Some(words) => format!("…{}", words.split_whitespace().collect::<Vec<_>>().join(" ")),
             None => step.kind.clone(),
@@ -259,7 +260,7 @@ impl<'a> Progress<'a> {
                 let parent = open.iter().any(|other| is_below(&other.path, &step.path));
                 let mark = if parent { "▸" } else { SPINNER[self.frame % SPINNER.len()] };
                 let since = step.started_at.map(|at| now.duration_since(at)).and_then(|d| Duration::try_from(d).ok());
-                let doing = self.doing(view, step);
+                let doing = self.doing(view, step, parent);
                 terminal::step_line(step, Some(Live { mark, elapsed: since.unwrap_or_default(), doing: &doing }), style)
             })
             .collect();

@@ -10,7 +10,7 @@ use super::code::{CommitId, TreeId};
 /// The code that a run works on, as it was when the run looked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workspace {
-    /// For people: `acme/api`, or the folder it was taken from.
+    /// For people: `acme/api`, or the name of the folder it was taken from.
     pub origin: String,
     /// The branch or other name that was looked up.
     pub reference: String,

@@ -123,9 +123,12 @@ impl Workshop {
                     ));
                 }
             };
-            // Without the `pipelines/..` of a path that is relative to the pipeline.
+            // Its name alone: a draft is read by people who have nothing of this machine's folders, which may name its owner.
             let whole = folder.canonicalize().unwrap_or_else(|_| folder.clone());
-            let people = named.github.clone().unwrap_or_else(|| whole.display().to_string());
+            let name = whole
+                .file_name()
+                .map_or_else(|| whole.display().to_string(), |name| name.to_string_lossy().into_owned());
+            let people = named.github.clone().unwrap_or(name);
             (Origin::folder(&folder), people)
         };
         let origin = origin.map_err(|error| blocked(error.to_string(), "name the folder of a git clone".into()))?;
