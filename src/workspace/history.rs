@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Error;
 use super::git::{Act, Git};
+use super::leftovers::despite_locks;
 
 /// One commit on top of the one before.
 #[derive(Clone, Debug)]
@@ -42,7 +43,9 @@ pub fn make(git: &Git, folder: &Path, commits: &[Commit<'_>]) -> Result<(), Erro
 pub fn move_on(git: &Git, folder: &Path, branch: &str, to: &Commit<'_>) -> Result<(), Error> {
     let at = std::path::absolute(folder.join(".git")).map_err(Error::io("finding the folder"))?;
     let (branch, from) = (format!("refs/heads/{branch}"), format!("refs/heads/{}", to.branch));
-    git.output(Act::new("moving a branch", &at, ["update-ref", &branch, &from]))?;
+    // It may be asked for again because a process was killed in the middle of it.
+    let args = ["update-ref", &branch, &from];
+    despite_locks(&at, || git.output(Act::new("moving a branch", &at, args)).map(drop))?;
     check_out(git, folder, to)
 }
 
@@ -55,7 +58,9 @@ fn check_out(git: &Git, folder: &Path, commit: &Commit<'_>) -> Result<(), Error>
         std::fs::write(&path, text).map_err(Error::io(failed()))?;
     }
     let at = std::path::absolute(folder.join(".git")).map_err(Error::io("finding the folder"))?;
-    git.output(Act::new("writing the index", &at, ["read-tree", &format!("refs/heads/{}", commit.branch)])).map(drop)
+    let branch = format!("refs/heads/{}", commit.branch);
+    let args = ["read-tree", &branch];
+    despite_locks(&at, || git.output(Act::new("writing the index", &at, args)).map(drop))
 }
 
 /// For `git fast-import`.
