@@ -574,3 +574,10 @@ async fn a_draft_and_a_ticket_say_everything_in_order() {
     );
     assert!(of("patch.diff") == sample::PATCH);
 }
+
+#[test]
+fn a_test_command_is_shown_as_a_person_can_type_it() {
+    let shown = super::draft::by_hand("pytest --junitxml=$JUNIT");
+    assert_eq!(shown, "export JUNIT=junit.xml\npytest --junitxml=$JUNIT");
+    assert_eq!(super::draft::by_hand("cargo test"), "cargo test");
+}

@@ -143,6 +143,32 @@ fn init_fits_a_repository_and_what_it_writes_is_valid() {
 }
 
 #[test]
+fn mistakes_of_an_environment_are_shown_wherever_it_is_needed_and_plan_says_what_will_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let repository = folder.path().join("api");
+    std::fs::create_dir_all(&repository).unwrap();
+    std::fs::write(repository.join("Cargo.toml"), "").unwrap();
+    let run = |arguments: &[&str]| Answer::of(command(&repository, arguments).output().unwrap());
+    run(&["init"]).ends(0);
+    let plan = run(&["plan", "error-to-pr", "--json"]).ends(0).json();
+    assert_eq!(plan["code"]["sandbox"]["sandbox"], "sandboxd", "{plan}");
+    assert_eq!(plan["code"]["test"]["value"][0], "cargo test --offline --no-fail-fast", "{plan}");
+    assert_eq!(plan["bindings"]["→ pull_requests"]["ready"], true, "{plan}");
+    let text = run(&["plan", "code-health"]).ends(0).out;
+    assert!(text.contains("cargo clippy") && text.contains("environments/api.yaml"), "{text}");
+    std::fs::write(repository.join("pipelines/environments/api.yaml"), "chekcs: [x]\n").unwrap();
+    for arguments in
+        [&["run", "code-health"][..], &["env", "build"], &["env", "check", "code-health"], &["plan", "code-health"]]
+    {
+        let answer = run(arguments).ends(78);
+        assert!(
+            answer.err.contains("chekcs") && answer.err.contains("environments/api.yaml:1"),
+            "{arguments:?} {answer:?}"
+        );
+    }
+}
+
+#[test]
 fn schema_and_completions_are_printed() {
     let project = Project::new(&[], None);
     assert!(project.run(&["schema"]).ends(0).json().is_object());
