@@ -292,21 +292,6 @@ mod tests {
     }
 
     #[test]
-    fn tables_of_findings_show_the_verdict_and_not_the_source() {
-        let finding = json!([{"key": "F1", "rule": "F1", "file": "a.py", "line": 1, "message": "m", "severity": "error",
-            "scanner": "ruff", "symbol": null, "occurrences": 1, "standing": "new", "source": "x = 1\ny = 2", "source_from": 1,
-            "verdict": "real", "confidence": 0.9, "quote": "x = 1"}]);
-        let found = body(&[datum("real", finding)], Effects::Preview);
-        let ReportBlock::Table { columns, .. } = &found.blocks[0] else { panic!("{:?}", found.blocks) };
-        let expected =
-            ["key", "rule", "file", "line", "message", "severity", "standing", "verdict", "confidence", "quote"];
-        assert_eq!(columns, &expected);
-        // Another table may have a column of that name.
-        let found = body(&[datum("why", json!([{"key": "k", "source": "warehouse"}]))], Effects::Preview);
-        assert!(matches!(&found.blocks[0], ReportBlock::Table { columns, .. } if columns[1] == "source"));
-    }
-
-    #[test]
     fn what_would_have_been_opened_is_a_link_marked_as_preview() {
         let child = json!([{"key": "k1", "title": "Bug", "ticket": {"ran": true, "opened": true, "url": "out/t1.md"}}]);
         let body = body(&[datum("repair", child)], Effects::Preview);
