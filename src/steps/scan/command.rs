@@ -84,8 +84,11 @@ pub(super) async fn scan(
         _ => (None, output),
     };
     check_end(call, &command.run, name, &answer, printed, &ok)?;
+    // The folder is always in the file: without it the output was too large to be read, which is not the same as no finding.
+    let unread = root.is_none() && printed.trim().is_empty();
     let roots: Vec<String> = root.into_iter().collect();
     let read = match format {
+        _ if unread => Err(String::new()),
         "sarif" => rules::sarif(printed, &roots),
         "cargo" => rules::cargo(printed, &roots),
         "pattern" => rules::pattern(printed, &command.run, &roots),

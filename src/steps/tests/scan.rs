@@ -26,6 +26,9 @@ struct Printed {
     stopped: Option<String>,
 }
 
+/// Stands for an output that the sandbox does not hand over.
+const TOO_LARGE: &str = "too large";
+
 fn printed(exit: i32, stdout: impl Into<String>) -> Printed {
     Printed { exit: Some(exit), stdout: stdout.into(), stderr: String::new(), stopped: None }
 }
@@ -50,7 +53,7 @@ fn answer(request: &SandboxRequest, printed: Printed) -> SandboxAnswer {
         },
         stdout: String::new(),
         stderr: printed.stderr,
-        junit: Some(format!("/work\n{}", printed.stdout)),
+        junit: (printed.stdout != TOO_LARGE).then(|| format!("/work\n{}", printed.stdout)),
     }
 }
 
@@ -287,6 +290,11 @@ fn a_scanner_that_fails_ends_the_step_and_says_why_and_declares_nothing_fixed() 
     );
     let (_, message, help) = end(printed(0, ""), "cargo: cargo check");
     assert!(message.contains("printed nothing") && help.contains("8 MiB"), "{message} {help}");
+    // What was too large is not there at all: that is no scanner without findings.
+    for scanner in ["jsonl: mylint", "pattern: TODO", "sarif: mylint"] {
+        let (outcome, message, help) = end(printed(0, TOO_LARGE), scanner);
+        assert!(outcome == "failed" && help.contains("8 MiB"), "{scanner}: {message} {help}");
+    }
 }
 
 #[test]
