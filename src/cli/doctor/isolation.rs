@@ -78,7 +78,12 @@ fn report(report: &Report, needed: bool, found: &mut Findings) {
             }
             return;
         }
-        Some(tier) if report.gaps.is_empty() => found.good("isolation", format!("commands are confined by {tier}")),
+        Some(tier) if report.gaps.is_empty() => {
+            // As tight, but bubblewrap has been looked at by many more people.
+            let preferred = why(Tier::Bubblewrap).filter(|_| tier != Tier::Bubblewrap);
+            let preferred = preferred.map(|why| format!("; for bubblewrap, which is preferred: {}", why.fix));
+            found.good("isolation", format!("commands are confined by {tier}{}", preferred.unwrap_or_default()));
+        }
         Some(tier) => {
             let better = why(Tier::Bubblewrap).or_else(|| why(Tier::Namespaces));
             let (reason, fix) = better
@@ -143,6 +148,6 @@ mod tests {
         assert!(last[1].contains("127.0.0.1") && last[2].contains("signals"), "{last:?}");
         assert!(last[4].starts_with("Warning"), "no toolchains: {last:?}");
         let good = lines(report_of(Some(Tier::Namespaces), Vec::new(), [unavailable("a"), Ok(()), Ok(())]));
-        assert_eq!(good[0], "Good commands are confined by namespaces ");
+        assert_eq!(good[0], "Good commands are confined by namespaces; for bubblewrap, which is preferred: mend a ");
     }
 }
