@@ -402,6 +402,9 @@ fn link(link: &Link, report: &Report) -> Markup {
     }
 }
 
+/// Characters of a word that is never broken.
+const SHORT: usize = 14;
+
 fn table(title: &str, columns: &[String], rows: &[Vec<Value>]) -> Markup {
     // A `flagged` column of booleans colours its row instead of standing in it.
     let flag = columns
@@ -413,7 +416,17 @@ fn table(title: &str, columns: &[String], rows: &[Vec<Value>]) -> Markup {
         rows.iter().filter_map(|row| row.get(index)).all(|v| v.is_number() || v.is_null())
             && rows.iter().any(|row| row.get(index).is_some_and(Value::is_number))
     };
-    let class = |index: usize| if numeric(index) { "num" } else { "" };
+    // A class, a severity, a day: broken in two they could not be read.
+    let short = |value: &Value| match value {
+        Value::String(text) => text.chars().count() <= SHORT && !text.contains(' '),
+        value => value.is_null(),
+    };
+    let words = |index: usize| rows.iter().filter_map(|row| row.get(index)).all(short);
+    let class = |index: usize| match (numeric(index), words(index)) {
+        (true, _) => "num",
+        (false, true) => "word",
+        (false, false) => "",
+    };
     html! {
         @if !title.is_empty() { h2 { (capital(&text::heading(title))) } }
         @if rows.is_empty() { p.quiet { "No rows." } } @else {
