@@ -39,6 +39,7 @@ pub(super) fn body(from: &[Datum], effects: Effects) -> Body {
             if let (None, Some(headline)) = (&body.headline, headline) {
                 body.headline = Some(headline.to_owned());
             }
+            body.blocks.extend(blocks_of(fewer_tests(fields).into_iter().collect()));
             if let Some(found) = became(&datum.label, fields, effects) {
                 body.blocks.extend(blocks_of(vec![found]));
                 continue;
@@ -150,6 +151,13 @@ fn became(title: &str, fields: &Map<String, Value>, effects: Effects) -> Option<
     }
 }
 
+/// A suite that has lost tests since an earlier run, as a fix saw it on the base.
+fn fewer_tests(fields: &Map<String, Value>) -> Option<Became> {
+    let fewer = fields.get("fewer_tests").filter(|fewer| fewer.is_object())?;
+    let (before, now) = (fewer["before"].as_i64()?, fewer["now"].as_i64()?);
+    Some(Became::Not(format!("fewer tests: an earlier run saw {before} on the base, this one {now}")))
+}
+
 /// Why a fix is not proved, and what policy refused in it.
 fn not_proved(title: &str, fields: &Map<String, Value>) -> Option<String> {
     let texts = |name: &str| {
@@ -172,6 +180,7 @@ fn links(value: &Value, effects: Effects) -> Vec<ReportBlock> {
         // An item with its step's own fields: its title is the item's, unless the step says another.
         found.extend(became(title.unwrap_or("item"), item, effects));
         for (id, step) in item.iter().filter_map(|(id, value)| Some((id, value.as_object()?))) {
+            found.extend(fewer_tests(step));
             found.extend(became(title.unwrap_or(id), step, effects));
         }
     }
@@ -280,6 +289,16 @@ mod tests {
                 table("delta", &["outcome", "metric", "value"], json!([["done", "m", 1.5], [null, "n", null]])),
             ]
         );
+    }
+
+    #[test]
+    fn a_suite_that_lost_tests_is_told() {
+        let fix = json!({"ran": true, "proved": true, "fewer_tests": {"before": 50, "now": 48}});
+        let told =
+            ReportBlock::Bullets { items: vec!["fewer tests: an earlier run saw 50 on the base, this one 48".into()] };
+        let items = json!([{"key": "1", "title": "One", "fix": fix}]);
+        assert!(body(&[datum("repair", items)], Effects::Preview).blocks.contains(&told));
+        assert!(body(&[datum("fix", fix)], Effects::Preview).blocks.contains(&told));
     }
 
     #[test]
