@@ -152,7 +152,7 @@ impl Holder {
         let tape = record.map(|file| TapeWriter::open(&file, redactor)).transpose()?;
         let mut bind = StandardBind::new(registry, journal.reader().clone(), env.clone(), out, load);
         bind.record = tape.clone();
-        bind.workshop = Some(Arc::new(Workshop::new(WorkshopSetup {
+        let workshop = Workshop::new(WorkshopSetup {
             env: env.clone(),
             registry,
             folder: state.join("work"),
@@ -160,7 +160,9 @@ impl Holder {
             scope: scope.clone(),
             program: None,
             path: process_variable("PATH").unwrap_or_default().into(),
-        })));
+        });
+        workshop.tidy();
+        bind.workshop = Some(Arc::new(workshop));
         let engine = Engine::start(EngineSetup {
             env: env.clone(),
             journal: journal.clone(),

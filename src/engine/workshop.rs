@@ -16,6 +16,7 @@ use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Files, Job, Listed, Sandbox, SandboxSetup};
+use crate::sandboxes::sandboxd;
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
 use super::shelf::Shelf;
@@ -160,6 +161,20 @@ impl Workshop {
             Worktrees::open(&self.setup.folder.join("worktrees")).map(Arc::new).map_err(|error| error.to_string())
         });
         opened.clone().map_err(|message| Stop::Failed(Failure::new(E_REPOSITORY, message)))
+    }
+
+    /// Removes the copies of trees and the sandboxes' folders that a killed process left behind: only for the holder of the state,
+    /// before any run. Without this they would stay until a run needs some again.
+    pub fn tidy(&self) {
+        if let Err(error) = sandboxd::tidy(&sandbox_folder(&self.setup.folder, "sandboxd")) {
+            tracing::warn!(%error, "what an earlier process left cannot be removed");
+        }
+        if self.setup.folder.join("worktrees").is_dir()
+            && let Err(stop) = self.worktrees()
+        {
+            // Whoever needs the folder meets the same trouble and says so in its run.
+            tracing::warn!(%stop, "what an earlier process left cannot be removed");
+        }
     }
 
     /// Copies of trees for reading.

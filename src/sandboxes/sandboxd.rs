@@ -43,6 +43,12 @@ use recipe::{Listing, Subject, listing};
 pub use act::{Phase, Progress, Watcher};
 pub use images::Keep;
 
+/// Removes what processes that were killed left below `folder`, without starting anything.
+pub fn tidy(folder: &std::path::Path) -> std::io::Result<()> {
+    let all = folder.join("own");
+    if all.is_dir() { own::reap(&all).map(drop) } else { Ok(()) }
+}
+
 /// What a profile calls it, and what receipts say.
 pub(super) const PROVIDER: &str = "sandboxd";
 

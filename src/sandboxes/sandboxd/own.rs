@@ -60,17 +60,18 @@ impl Own {
     }
 }
 
-/// A folder of this process below `all`, and the lock that says so. Removes those of processes that are gone.
-fn claim(all: &Path) -> io::Result<(PathBuf, File)> {
-    make_dir(all)?;
-    let taken = |lock: &Path| -> io::Result<Option<File>> {
-        let file = File::options().write(true).create(true).truncate(false).open(lock)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Some(file)),
-            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
-            Err(std::fs::TryLockError::Error(error)) => Err(error),
-        }
-    };
+/// The lock of a folder, unless a living process has it.
+fn taken(lock: &Path) -> io::Result<Option<File>> {
+    let file = File::options().write(true).create(true).truncate(false).open(lock)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+        Err(std::fs::TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Removes the folders of processes that are gone. The answer is the turn: hold it for as long as locks are made.
+pub(super) fn reap(all: &Path) -> io::Result<File> {
     // One at a time: between making a lock and taking it, it looks like a dead one's.
     let turn = File::options().write(true).create(true).truncate(false).open(all.join("turn"))?;
     turn.lock()?;
@@ -86,6 +87,13 @@ fn claim(all: &Path) -> io::Result<(PathBuf, File)> {
             }
         }
     }
+    Ok(turn)
+}
+
+/// A folder of this process below `all`, and the lock that says so.
+fn claim(all: &Path) -> io::Result<(PathBuf, File)> {
+    make_dir(all)?;
+    let _turn = reap(all)?;
     // More than one where a process has several of these, as tests do.
     for number in 0..1000 {
         let folder = all.join(format!("{}-{number}", std::process::id()));
