@@ -246,39 +246,7 @@ fn is_support(path: &str) -> bool {
     ];
     let is_word = |text: &str| words.contains(&text) || text.split(['_', '-']).any(|part| words.contains(&part));
     // Data is what tests are compared with.
-    let is_data = !matches!(
-        extension(name),
-        "rs" | "py"
-            | "js"
-            | "ts"
-            | "jsx"
-            | "tsx"
-            | "mjs"
-            | "cjs"
-            | "mts"
-            | "go"
-            | "java"
-            | "kt"
-            | "rb"
-            | "php"
-            | "cs"
-            | "c"
-            | "cc"
-            | "cpp"
-            | "h"
-            | "hpp"
-            | "swift"
-            | "scala"
-            | "ex"
-            | "exs"
-            | "clj"
-            | "sh"
-            | "lua"
-            | "dart"
-            | "zig"
-            | "ml"
-            | "hs"
-    );
+    let is_data = !is_source(name);
     is_data
         || (is_word(stem) && !stem.starts_with("test_") && !stem.ends_with("_test"))
         || folders.iter().any(|folder| is_word(folder))
@@ -563,28 +531,47 @@ fn reads_code(text: &str) -> bool {
     literals.into_iter().any(|literal| {
         let parts: Vec<String> = literal.split(['/', '\\']).map(plain).collect();
         let Some((name, folders)) = parts.split_last() else { return false };
-        let is_source = matches!(
-            extension(name),
-            "rs" | "py"
-                | "js"
-                | "ts"
-                | "jsx"
-                | "tsx"
-                | "mjs"
-                | "cjs"
-                | "go"
-                | "java"
-                | "kt"
-                | "rb"
-                | "php"
-                | "cs"
-                | "c"
-                | "cpp"
-                | "swift"
-        );
         let begins = folders.iter().find(|folder| !matches!(folder.as_str(), "" | "." | ".."));
-        is_source && begins.is_some_and(|folder| matches!(folder.as_str(), "src" | "lib" | "app" | "pkg" | "internal"))
+        is_source(name)
+            && begins.is_some_and(|folder| matches!(folder.as_str(), "src" | "lib" | "app" | "pkg" | "internal"))
     })
+}
+
+/// Code by its extension, whatever the language; anything else is data.
+fn is_source(name: &str) -> bool {
+    matches!(
+        extension(name),
+        "rs" | "py"
+            | "js"
+            | "ts"
+            | "jsx"
+            | "tsx"
+            | "mjs"
+            | "cjs"
+            | "mts"
+            | "go"
+            | "java"
+            | "kt"
+            | "rb"
+            | "php"
+            | "cs"
+            | "c"
+            | "cc"
+            | "cpp"
+            | "h"
+            | "hpp"
+            | "swift"
+            | "scala"
+            | "ex"
+            | "exs"
+            | "clj"
+            | "sh"
+            | "lua"
+            | "dart"
+            | "zig"
+            | "ml"
+            | "hs"
+    )
 }
 
 /// A file that is a program, or part of what only its command line is: such may end by themselves. In Python an exit is an
