@@ -10,7 +10,7 @@
 //! | 3 | `domain` | plain data: the checked definition, run, activity, transcript, report, entry; no I/O, no async |
 //! | 4 | `ports` `policy` `render` | one file per seam: trait + `…Kind` row + error · pure rules · untrusted text made fit for people |
 //! | 5 | `config` `journal` `clients` `workspace` `isolation` | settings and profiles · SQLite, the only truth · the one place where a secret is exposed · git, trees, files of repositories · running a command confined |
-//! | 6 | `pipeline` `models` `sources` `tools` `sinks` `sandboxes` `publishers` | parse → check · adapters, one file each |
+//! | 6 | `pipeline` `models` `sources` `tools` `sinks` `sandboxes` `publishers` `sandboxd` | parse → check · adapters, one file each · the E2B-compatible server over `isolation` |
 //! | 7 | `agent` | the boss loop, the intern call |
 //! | 8 | `steps` | one file per step kind: durable logic |
 //! | 9 | `engine` | the executor (where an activity becomes an act) and the embedded engine |
@@ -39,6 +39,7 @@ pub mod tools;
 pub mod sinks;
 pub mod sandboxes;
 pub mod publishers;
+pub mod sandboxd;
 pub mod agent;
 pub mod steps;
 pub mod engine;

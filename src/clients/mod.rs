@@ -1,6 +1,8 @@
 //! Thin typed clients for the world outside. The only folder where a secret is exposed.
 
+pub mod e2b;
 pub mod git;
 pub mod http;
+pub mod verify;
 
 pub use http::install_tls;

@@ -84,6 +84,12 @@ pub struct CommandReceipt {
     pub environment: Hash,
     /// `sandboxd`, `e2b`.
     pub provider: String,
+    /// What the sandbox began with, as its provider names it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub template: String,
+    /// Which one it was, as its provider names it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
     /// How it was confined: `bubblewrap`, `namespaces`, `landlock`.
     pub isolation: String,
     /// What that leaves open, in words; empty for the first two.

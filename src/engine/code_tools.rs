@@ -324,6 +324,8 @@ mod tests {
                 output: Hash::of(""),
                 environment: Hash::of(""),
                 provider: "sandboxd".into(),
+                template: String::new(),
+                sandbox: String::new(),
                 isolation: "bubblewrap".into(),
                 gaps: Vec::new(),
                 network: "none".into(),

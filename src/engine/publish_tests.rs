@@ -99,6 +99,8 @@ impl Sandbox for Reads {
                     output: Hash::of(&case),
                     environment: Hash::of("environment"),
                     provider: "sandboxd".into(),
+                    template: String::new(),
+                    sandbox: String::new(),
                     isolation: "bubblewrap".into(),
                     gaps: Vec::new(),
                     network: "none".into(),

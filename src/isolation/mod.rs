@@ -23,6 +23,7 @@ mod init;
 mod mounts;
 mod output;
 mod plan;
+mod room;
 mod ruleset;
 mod run;
 mod spec;
@@ -40,7 +41,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use egress::{Reach, check as check_egress};
 pub use helper::run_if_asked;
-pub use output::Captured;
+pub use output::{Capture, Captured};
+pub use room::{Process, Room, RoomSpec, Root, Size, Started};
 pub use run::{Chunk, Finished, Handle, Running};
 pub use spec::{Command, Limits, ReadOnly, Spec, Stdin, Writable};
 pub use tier::{Check, Gap, Machine, Tier, Unavailable};

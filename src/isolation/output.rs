@@ -35,7 +35,7 @@ impl Captured {
 
 /// Takes chunks as they come and never holds more than its cap.
 #[derive(Debug)]
-pub(super) struct Capture {
+pub struct Capture {
     head: Vec<u8>,
     tail: VecDeque<u8>,
     head_cap: usize,
@@ -45,7 +45,7 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    pub(super) fn new(cap_bytes: u64) -> Self {
+    pub fn new(cap_bytes: u64) -> Self {
         let cap = usize::try_from(cap_bytes).unwrap_or(usize::MAX);
         let tail_cap = cap / 2;
         Self {
@@ -58,7 +58,7 @@ impl Capture {
         }
     }
 
-    pub(super) fn push(&mut self, chunk: &[u8]) {
+    pub fn push(&mut self, chunk: &[u8]) {
         self.total_bytes += chunk.len() as u64;
         self.hasher.update(chunk);
         let (first, rest) = chunk.split_at(chunk.len().min(self.head_cap - self.head.len()));
@@ -69,7 +69,7 @@ impl Capture {
         self.tail.extend(rest);
     }
 
-    pub(super) fn finish(self) -> Captured {
+    pub fn finish(self) -> Captured {
         Captured { head: self.head, tail: self.tail.into(), total_bytes: self.total_bytes, hash: self.hasher.finish() }
     }
 }

@@ -40,6 +40,8 @@ fn stage(kind: StageKind, on: u8, exit: i32, failed: bool) -> Stage {
             output: Hash::of(format!("{kind:?}")),
             environment: Hash::of("environment"),
             provider: "sandboxd".into(),
+            template: String::new(),
+            sandbox: String::new(),
             isolation: "namespaces".into(),
             gaps: Vec::new(),
             network: "none".into(),

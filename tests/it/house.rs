@@ -11,7 +11,7 @@ const ROWS: &[&[&str]] = &[
     &["domain"],
     &["ports", "policy", "render"],
     &["config", "journal", "clients", "workspace", "isolation"],
-    &["pipeline", "models", "sources", "tools", "sinks", "sandboxes", "publishers"],
+    &["pipeline", "models", "sources", "tools", "sinks", "sandboxes", "publishers", "sandboxd"],
     &["agent"],
     &["steps"],
     &["engine"],

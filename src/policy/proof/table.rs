@@ -50,6 +50,8 @@ fn stage(kind: StageKind, text: &str) -> Stage {
         output: Hash::of(text),
         environment: Hash::of("environment"),
         provider: "sandboxd".into(),
+        template: String::new(),
+        sandbox: String::new(),
         isolation: "bubblewrap".into(),
         gaps: Vec::new(),
         network: "none".into(),

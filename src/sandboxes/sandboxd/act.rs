@@ -190,6 +190,8 @@ impl Act<'_> {
             output: Hash::of_parts(parts.iter().map(|part| part.as_bytes())),
             environment: self.hash,
             provider: PROVIDER.to_owned(),
+            template: String::new(),
+            sandbox: String::new(),
             isolation: finished.tier.name().to_owned(),
             gaps: report.gaps.iter().map(|gap| gap.summary().to_owned()).collect(),
             network: match self.egress() {

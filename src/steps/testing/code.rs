@@ -202,6 +202,8 @@ impl Repo {
                 output: Hash::of(&junit),
                 environment: Hash::of("environment"),
                 provider: "sandboxd".into(),
+                template: String::new(),
+                sandbox: String::new(),
                 isolation: "bubblewrap".into(),
                 gaps: Vec::new(),
                 network: "none".into(),

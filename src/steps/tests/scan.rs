@@ -45,6 +45,8 @@ fn answer(request: &SandboxRequest, printed: Printed) -> SandboxAnswer {
             output: Hash::of(""),
             environment: Hash::of("e"),
             provider: "test".into(),
+            template: String::new(),
+            sandbox: String::new(),
             isolation: "none".into(),
             gaps: Vec::new(),
             network: "none".into(),

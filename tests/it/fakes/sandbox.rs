@@ -99,6 +99,8 @@ pub fn receipt(command: &str, tree: &TreeId, exit: i32) -> CommandReceipt {
         output: Hash::of(""),
         environment: Hash::of("environment"),
         provider: "scripted".into(),
+        template: String::new(),
+        sandbox: String::new(),
         isolation: "none".into(),
         gaps: Vec::new(),
         network: "none".into(),

@@ -1,0 +1,97 @@
+//! An E2B-compatible sandbox server over `isolation/`: E2B's control plane and in-sandbox daemon on one port.
+//!
+//! One file per group of calls: [`rest`] (sandboxes), [`templates`] (builds and images), [`process`] and [`files`] (the in-sandbox
+//! daemon). A sandbox is a [`live::Live`]: a room (`isolation::Room`) over a home of its own. Files are read and written by a worker
+//! inside of the room, so no path of a client or of a command is ever resolved here. It holds no credential but the key that callers
+//! must have.
+
+#![allow(dead_code)] // Until its parts are there.
+
+mod error;
+mod files;
+mod live;
+mod process;
+mod rest;
+mod templates;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+
+use crate::base::env::Env;
+use crate::base::scope::Scope;
+use crate::base::secret::Secret;
+use crate::isolation::{Helper, Isolation, Search, Setup, Tier};
+
+use live::Sandboxes;
+use templates::Templates;
+
+/// What a server is begun with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// A folder of its own: images, and what lives.
+    pub folder: PathBuf,
+    /// What callers send as `X-API-Key`.
+    pub key: Secret,
+    /// Root file systems by name: a directory, an OCI layout, or an archive of `docker save`.
+    pub images: BTreeMap<String, PathBuf>,
+    /// Held to this tier. `None`: the best that works.
+    pub tier: Option<Tier>,
+    /// The nightcrew program, where this process is another one (tests).
+    pub program: Option<PathBuf>,
+}
+
+/// What all calls share.
+#[derive(Debug)]
+struct Shared {
+    pub settings: Settings,
+    pub env: Env,
+    pub scope: Scope,
+    pub isolation: Isolation,
+    pub sandboxes: Sandboxes,
+    pub templates: Templates,
+}
+
+/// A server that can answer.
+#[derive(Clone, Debug)]
+pub struct Server {
+    shared: Arc<Shared>,
+}
+
+impl Server {
+    /// Looks at the machine and removes what dead servers left in the folder.
+    pub async fn begin(settings: Settings, env: Env, scope: Scope) -> anyhow::Result<Self> {
+        std::fs::create_dir_all(&settings.folder)?;
+        let helper = settings.program.clone().map_or(Helper::Own, Helper::Program);
+        let search = Search::from_process(vec![settings.folder.clone()]);
+        let setup = Setup { helper, state: settings.folder.join("isolation"), search };
+        let mut isolation = Isolation::begin(setup, scope.clone()).await?;
+        if let Some(tier) = settings.tier {
+            isolation = isolation
+                .held_to(tier)
+                .map_err(|why| anyhow::anyhow!("{tier} cannot be had here: {} ({})", why.reason, why.fix))?;
+        }
+        let templates = Templates::open(&settings)?;
+        let shared = Shared { settings, env, scope, isolation, sandboxes: Sandboxes::default(), templates };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Everything that it answers.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .merge(rest::routes())
+            .merge(templates::routes())
+            .merge(process::routes())
+            .merge(files::routes())
+            .with_state(self.shared.clone())
+    }
+
+    /// Ends every sandbox and waits until nothing of them is left.
+    pub async fn close(&self) {
+        for live in self.shared.sandboxes.all() {
+            self.shared.sandboxes.end(&live.id).await;
+        }
+    }
+}
