@@ -43,6 +43,13 @@ pub struct Settings {
     pub program: Option<PathBuf>,
 }
 
+impl Settings {
+    /// No images but the host's, the best tier, this program.
+    pub fn new(folder: impl Into<PathBuf>, key: Secret) -> Self {
+        Self { folder: folder.into(), key, images: BTreeMap::new(), tier: None, program: None }
+    }
+}
+
 /// What all calls share.
 #[derive(Debug)]
 struct Shared {
@@ -86,6 +93,12 @@ impl Server {
             .merge(process::routes())
             .merge(files::routes())
             .with_state(self.shared.clone())
+    }
+
+    /// Answers on `listener` until [`Server::close`], or until the scope ends.
+    pub async fn serve(&self, listener: tokio::net::TcpListener) -> std::io::Result<()> {
+        let stopping = self.shared.scope.token().clone().cancelled_owned();
+        axum::serve(listener, self.router()).with_graceful_shutdown(stopping).await
     }
 
     /// Ends every sandbox and waits until nothing of them is left.

@@ -42,6 +42,8 @@ mod pipeline;
 mod project;
 /// Environments and commands in the sandbox of this machine.
 mod sandbox;
+/// The sandbox server over HTTP.
+mod sandboxd;
 /// Scans of a real clone in the real sandbox.
 mod scan;
 /// The shipped report over other services, which tell the keys they were given.
