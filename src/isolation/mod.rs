@@ -17,6 +17,8 @@
 mod cgroup;
 mod detect;
 mod egress;
+#[allow(dead_code)] // Until rooms start it.
+mod files;
 mod filter;
 mod helper;
 mod init;
