@@ -43,6 +43,11 @@ pub struct Search {
 }
 
 impl Search {
+    /// The variables of a process that its search reads. Whoever starts another process that searches passes these and no others.
+    pub fn variables() -> impl Iterator<Item = &'static str> {
+        ["PATH", "HOME", "CARGO_HOME", "RUSTUP_HOME"].into_iter().chain(Reach::variables())
+    }
+
     /// As this process was started.
     pub fn from_process(forbidden: Vec<PathBuf>) -> Self {
         let variable = |name| crate::base::env::process_variable(name).filter(|value| !value.is_empty());

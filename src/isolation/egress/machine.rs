@@ -69,6 +69,13 @@ pub(super) struct Upstream {
 }
 
 impl Reach {
+    /// Variables that may say how a machine reaches the network.
+    pub fn variables() -> impl Iterator<Item = &'static str> {
+        let of_registries = REGISTRIES.iter().flat_map(|registry| registry.indexes.iter().chain(registry.settings));
+        let files = ["PIP_CONFIG_FILE", "NPM_CONFIG_USERCONFIG"];
+        of_registries.chain(&CERTIFICATES).chain(&PROXIES).copied().chain(files)
+    }
+
     /// As this process was started.
     pub fn from_process() -> Self {
         let variable = |name: &str| crate::base::env::process_variable(name).filter(|value| !value.is_empty());
@@ -83,9 +90,7 @@ impl Reach {
         let npm = system.chain([at_home(".npmrc"), file("NPM_CONFIG_USERCONFIG")].into_iter().flatten());
         let cargo_home = file("CARGO_HOME").or_else(|| at_home(".cargo"));
         let cargo = cargo_home.iter().flat_map(|home| [home.join("config.toml"), home.join("config")]).collect();
-        let of_registries = REGISTRIES.iter().flat_map(|registry| registry.indexes.iter().chain(registry.settings));
-        let names = of_registries.chain(&CERTIFICATES).chain(&PROXIES);
-        let variables = names.filter_map(|name| Some(((*name).to_owned(), variable(name)?))).collect();
+        let variables = Self::variables().filter_map(|name| Some((name.to_owned(), variable(name)?))).collect();
         Self { variables, pip: pip.collect(), npm: npm.collect(), cargo, addresses: BTreeMap::new() }
     }
 
