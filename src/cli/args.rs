@@ -62,6 +62,8 @@ pub enum Command {
     Run(RunArgs),
     /// Run the daemon: pipelines on their schedules
     Serve(ServeArgs),
+    /// Run a sandbox server that speaks E2B's protocol
+    Sandboxd(SandboxdArgs),
     /// List runs, or show one whole
     Runs(RunsArgs),
     /// Show which slots of the schedules were due and what became of them
@@ -209,6 +211,22 @@ pub struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct SandboxdArgs {
+    /// Address to answer on [default: 127.0.0.1:7720]
+    #[arg(long, value_name = "ADDR", conflicts_with = "attached")]
+    pub listen: Option<String>,
+    /// A file with the API key that callers must send [default: one is made and kept in the state directory]
+    #[arg(long, value_name = "FILE", conflicts_with = "attached")]
+    pub api_key_file: Option<PathBuf>,
+    /// A root file system for templates: a directory, an OCI layout or an archive of `docker save`; may be repeated
+    #[arg(long, value_name = "NAME=PATH", value_parser = image, conflicts_with = "attached")]
+    pub image: Vec<(String, PathBuf)>,
+    /// Serve the process that has started this one, which says the rest on standard input
+    #[arg(long, hide = true)]
+    pub attached: bool,
+}
+
+#[derive(Debug, Args)]
 pub struct RunsArgs {
     /// A run, or the beginning or end of its id
     pub id: Option<String>,
@@ -349,6 +367,12 @@ pub struct CompletionsArgs {
 fn name_value(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
     Ok((name.trim().to_owned(), value.to_owned()))
+}
+
+fn image(text: &str) -> Result<(String, PathBuf), String> {
+    let (name, path) = text.split_once('=').ok_or("write NAME=PATH")?;
+    let path = std::path::absolute(path.trim()).map_err(|error| error.to_string())?;
+    Ok((name.trim().to_owned(), path))
 }
 
 fn moment(text: &str) -> Result<Timestamp, String> {

@@ -23,6 +23,7 @@ mod progress;
 mod resume;
 mod run;
 mod runs;
+mod sandboxd;
 mod schema;
 mod serve;
 mod session;
@@ -88,7 +89,12 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let session = Session::new(&cli.global);
     harden();
-    logging::start(&cli.global, matches!(cli.command, Command::Serve(_)));
+    let daemon = match &cli.command {
+        Command::Serve(_) => true,
+        Command::Sandboxd(args) => !args.attached,
+        _ => false,
+    };
+    logging::start(&cli.global, daemon);
     let exit = dispatch(&session, cli.command).unwrap_or_else(|error| {
         tell(&session, &error);
         error.downcast_ref::<Trouble>().map_or(Exit::No, |trouble| trouble.exit)
@@ -114,6 +120,7 @@ fn dispatch(session: &Session, command: Command) -> anyhow::Result<Exit> {
         Command::Plan(args) => plan::run(session, &args),
         Command::Run(args) => session.block_on(run::run(session, args)),
         Command::Serve(args) => session.block_on(serve::run(session, args)),
+        Command::Sandboxd(args) => session.block_on(sandboxd::run(session, args)),
         Command::Runs(args) => runs::run(session, &args),
         Command::Slots(args) => slots::run(session, &args),
         Command::Findings(args) => session.block_on(findings::run(session, args)),

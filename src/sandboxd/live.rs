@@ -89,7 +89,7 @@ impl Sandboxes {
         let broken =
             |error: &dyn std::error::Error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
         let template = shared.templates.resolve(&asked.template_id)?;
-        let folder = shared.settings.folder.join("sandboxes").join(&id);
+        let folder = shared.own.sandbox(&id);
         std::fs::create_dir_all(&folder).map_err(|e| broken(&e))?;
         let home = shared.templates.home(&template, &folder).await.map_err(|e| broken(&e))?;
         let mut spec = RoomSpec::new(home);

@@ -7,9 +7,11 @@
 
 #![allow(dead_code)] // Until its parts are there.
 
+mod attach;
 mod error;
 mod files;
 mod live;
+mod own;
 mod process;
 mod rest;
 mod templates;
@@ -18,6 +20,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use axum::Router;
 
 use crate::base::env::Env;
@@ -26,7 +29,13 @@ use crate::base::secret::Secret;
 use crate::isolation::{Helper, Isolation, Search, Setup, Tier};
 
 use live::Sandboxes;
+use own::Own;
 use templates::Templates;
+
+pub use attach::attached;
+
+/// Where it listens when nothing else is said.
+pub const DEFAULT_LISTEN: &str = "127.0.0.1:7720";
 
 /// What a server is begun with.
 #[derive(Clone, Debug)]
@@ -56,6 +65,7 @@ struct Shared {
     pub settings: Settings,
     pub env: Env,
     pub scope: Scope,
+    pub own: Own,
     pub isolation: Isolation,
     pub sandboxes: Sandboxes,
     pub templates: Templates,
@@ -69,11 +79,14 @@ pub struct Server {
 
 impl Server {
     /// Looks at the machine and removes what dead servers left in the folder.
-    pub async fn begin(settings: Settings, env: Env, scope: Scope) -> anyhow::Result<Self> {
-        std::fs::create_dir_all(&settings.folder)?;
+    pub async fn begin(mut settings: Settings, env: Env, scope: Scope) -> anyhow::Result<Self> {
+        own::make_dir(&settings.folder).with_context(|| format!("making `{}`", settings.folder.display()))?;
+        settings.folder = settings.folder.canonicalize()?;
+        let all = settings.folder.join("own");
+        let own = tokio::task::spawn_blocking(move || Own::claim(&all)).await?.context("a folder for the sandboxes")?;
         let helper = settings.program.clone().map_or(Helper::Own, Helper::Program);
         let search = Search::from_process(vec![settings.folder.clone()]);
-        let setup = Setup { helper, state: settings.folder.join("isolation"), search };
+        let setup = Setup { helper, state: own.isolation(), search };
         let mut isolation = Isolation::begin(setup, scope.clone()).await?;
         if let Some(tier) = settings.tier {
             isolation = isolation
@@ -81,8 +94,13 @@ impl Server {
                 .map_err(|why| anyhow::anyhow!("{tier} cannot be had here: {} ({})", why.reason, why.fix))?;
         }
         let templates = Templates::open(&settings)?;
-        let shared = Shared { settings, env, scope, isolation, sandboxes: Sandboxes::default(), templates };
+        let shared = Shared { settings, env, scope, own, isolation, sandboxes: Sandboxes::default(), templates };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// How it confines. `None`: not at all, and it refuses every sandbox.
+    pub fn tier(&self) -> Option<Tier> {
+        self.shared.isolation.tier()
     }
 
     /// Everything that it answers.
@@ -105,6 +123,9 @@ impl Server {
     pub async fn close(&self) {
         for live in self.shared.sandboxes.all() {
             self.shared.sandboxes.end(&live.id).await;
+        }
+        if let Err(error) = self.shared.own.release() {
+            tracing::warn!(%error, "what this server made stays until the next one starts");
         }
     }
 }
