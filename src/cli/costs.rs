@@ -10,7 +10,7 @@ use crate::base::money::UsdMicros;
 use crate::domain::view::CostLine;
 
 fn total(line: &CostLine) -> UsdMicros {
-    line.boss + line.intern + line.reviewer + line.reserved
+    line.boss + line.intern + line.reviewer + line.sandbox + line.reserved
 }
 
 pub fn run(session: &Session, args: &CostsArgs) -> anyhow::Result<Exit> {
@@ -27,7 +27,8 @@ pub fn run(session: &Session, args: &CostsArgs) -> anyhow::Result<Exit> {
                     "day": line.day, "pipeline": line.pipeline, "runs": line.runs, "usd": total(line).as_usd(),
                     "boss": {"calls": line.boss_calls, "usd": line.boss.as_usd()},
                     "intern": {"calls": line.intern_calls, "usd": line.intern.as_usd()},
-                    "reviewer": {"usd": line.reviewer.as_usd()}, "reserved_usd": line.reserved.as_usd(),
+                    "reviewer": {"usd": line.reviewer.as_usd()}, "sandbox": {"usd": line.sandbox.as_usd()},
+                    "reserved_usd": line.reserved.as_usd(),
                 })
             })
             .collect();
@@ -48,13 +49,24 @@ pub fn run(session: &Session, args: &CostsArgs) -> anyhow::Result<Exit> {
                 format!("{} ({})", line.boss, line.boss_calls),
                 format!("{} ({})", line.intern, line.intern_calls),
                 line.reviewer.to_string(),
+                line.sandbox.to_string(),
                 line.reserved.to_string(),
                 total(line).to_string(),
             ]
         })
         .collect();
-    let head = ["DAY (UTC)", "PIPELINE", "RUNS", "BOSS (CALLS)", "INTERNS (CALLS)", "REVIEWER", "RESERVED", "TOTAL"];
-    session.ui.data(table(&head, &rows, &[2, 3, 4, 5, 6, 7]))?;
+    let head = [
+        "DAY (UTC)",
+        "PIPELINE",
+        "RUNS",
+        "BOSS (CALLS)",
+        "INTERNS (CALLS)",
+        "REVIEWER",
+        "SANDBOX",
+        "RESERVED",
+        "TOTAL",
+    ];
+    session.ui.data(table(&head, &rows, &[2, 3, 4, 5, 6, 7, 8]))?;
     session.ui.data(format!("{sum} in the last {} days", args.days))?;
     Ok(Exit::Done)
 }

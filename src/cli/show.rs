@@ -36,6 +36,7 @@ pub fn run_json(view: &RunView) -> Value {
         "boss": role(&view.spend.boss),
         "intern": role(&view.spend.intern),
         "reviewer": role(&view.spend.reviewer),
+        "sandbox": {"uses": view.spend.sandbox.uses, "usd": view.spend.sandbox.usd.as_usd(), "seconds": view.spend.sandbox.millis as f64 / 1e3},
         "activities": view.activities,
         "counts": view.counts,
         "complaints": view.complaints,

@@ -6,7 +6,7 @@ use crate::diag::{Diagnostic, Diagnostics, MapReader, Node, Source, codes, parse
 use crate::domain::definition::Origin;
 use crate::expr::types::parse_date;
 
-use super::settings::{PriceBand, Prices};
+use super::settings::{PriceBand, Prices, SandboxPrice};
 
 /// Reads the table from its text; `shown` names it in messages.
 pub(super) fn prices(shown: &str, text: &str) -> (Prices, Diagnostics) {
@@ -42,6 +42,18 @@ pub(super) fn prices(shown: &str, text: &str) -> (Prices, Diagnostics) {
                 let line = u32::try_from(source.position(entry.key_span.start).0).unwrap_or(u32::MAX);
                 prices.origins.insert(entry.key.clone(), Origin { file: shown.to_owned(), line });
                 prices.models.insert(entry.key.clone(), bands);
+            }
+        }
+    }
+    // Added later: a table of an earlier time has none, and then only sandboxes that cost nothing are used.
+    if let Some(mut sandboxes) = map.optional("sandboxes", &mut d).and_then(|node| node.map("`sandboxes`", &mut d)) {
+        for entry in sandboxes.rest() {
+            let Some(mut map) = entry.value.map(&format!("sandbox `{}`", entry.key), &mut d) else { continue };
+            let vcpu = price("vcpu_second", true, &mut map, &mut d);
+            let gib = price("gib_second", true, &mut map, &mut d);
+            map.finish(&mut d);
+            if let (Some(vcpu), Some(gib)) = (vcpu, gib) {
+                prices.sandboxes.insert(entry.key.clone(), SandboxPrice { vcpu, gib });
             }
         }
     }

@@ -58,7 +58,24 @@ pub struct Prices {
     /// `YYYY-MM-DD`
     pub as_of: String,
     pub models: BTreeMap<String, Vec<PriceBand>>,
+    /// By provider.
+    pub sandboxes: BTreeMap<String, SandboxPrice>,
     pub origins: BTreeMap<String, Origin>,
+}
+
+/// What a sandbox costs while it lives, in dollars per second.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SandboxPrice {
+    pub vcpu: f64,
+    pub gib: f64,
+}
+
+impl SandboxPrice {
+    /// For so many processors, so much memory, so long.
+    pub fn cost(&self, vcpus: u32, memory_mb: u64, lasts: Duration) -> UsdMicros {
+        let second = f64::from(vcpus) * self.vcpu + memory_mb as f64 / 1024.0 * self.gib;
+        UsdMicros::from_usd(second * lasts.as_secs_f64())
+    }
 }
 
 /// Prices up to a prompt length, in dollars per million tokens.

@@ -66,7 +66,7 @@ pub fn reached(daemon: &DaemonLimits, reader: &Reader, now: Timestamp) -> Option
     let today = now.to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
     let month = today.get(..7).unwrap_or_default().to_owned();
     let spent = |prefix: &str| -> UsdMicros {
-        let of = |line: &CostLine| line.boss + line.intern + line.reviewer + line.reserved;
+        let of = |line: &CostLine| line.boss + line.intern + line.reviewer + line.sandbox + line.reserved;
         lines.iter().filter(|line| line.day.starts_with(prefix)).map(of).sum()
     };
     let caps = [("day", &today, &daemon.max_per_day), ("month", &month, &daemon.max_per_month)];

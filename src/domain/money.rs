@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::money::UsdMicros;
 
 use super::model::{Role, Usage};
+use super::run::names;
 
 /// Which cap a call did not fit under.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -40,6 +41,40 @@ impl std::fmt::Display for Cap {
     }
 }
 
+/// What the money of one call goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Payee {
+    Boss,
+    Intern,
+    Reviewer,
+    /// Seconds of a sandbox that is billed by them.
+    Sandbox,
+}
+names!(Payee { Boss = "boss", Intern = "intern", Reviewer = "reviewer", Sandbox = "sandbox" });
+
+impl Payee {
+    /// The role whose model is paid.
+    pub fn role(self) -> Option<Role> {
+        match self {
+            Self::Boss => Some(Role::Boss),
+            Self::Intern => Some(Role::Intern),
+            Self::Reviewer => Some(Role::Reviewer),
+            Self::Sandbox => None,
+        }
+    }
+}
+
+impl From<Role> for Payee {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Boss => Self::Boss,
+            Role::Intern => Self::Intern,
+            Role::Reviewer => Self::Reviewer,
+        }
+    }
+}
+
 /// Asks for money for one call. The journal answers in the same transaction that writes `intended`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GrantRequest {
@@ -49,7 +84,8 @@ pub struct GrantRequest {
     pub output: UsdMicros,
     /// The least that makes the call worth while; between this and `output` the grant may be lowered to fit.
     pub least_output: UsdMicros,
-    pub role: Role,
+    pub payee: Payee,
+    /// The model, or the sandbox's provider.
     pub model: String,
     /// May use the slice held back for reports and closing calls.
     pub from_report_slice: bool,
@@ -70,11 +106,14 @@ pub enum Grant {
     Refused(Cap),
 }
 
-/// What one model call really cost.
+/// What one model call, or one use of a sandbox, really cost.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Settlement {
     pub cost: UsdMicros,
     pub usage: Usage,
+    /// How long a sandbox was used.
+    #[serde(default)]
+    pub millis: u64,
 }
 
 /// Calls, tokens and money of one role within a run.
@@ -85,6 +124,14 @@ pub struct RoleSpend {
     pub usage: Usage,
 }
 
+/// Commands, time and money of sandboxes that are billed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SandboxSpend {
+    pub uses: u64,
+    pub usd: UsdMicros,
+    pub millis: u64,
+}
+
 /// What a run has used so far.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Spend {
@@ -92,13 +139,15 @@ pub struct Spend {
     pub boss: RoleSpend,
     pub intern: RoleSpend,
     pub reviewer: RoleSpend,
+    #[serde(default)]
+    pub sandbox: SandboxSpend,
     /// Granted and not yet settled, or never settled because of a crash.
     pub reserved: UsdMicros,
 }
 
 impl Spend {
     pub fn total(&self) -> UsdMicros {
-        self.boss.usd + self.intern.usd + self.reviewer.usd + self.reserved
+        self.boss.usd + self.intern.usd + self.reviewer.usd + self.sandbox.usd + self.reserved
     }
     pub fn of(&mut self, role: Role) -> &mut RoleSpend {
         match role {

@@ -32,6 +32,13 @@ pub struct Prepared {
     pub receipts: Vec<CommandReceipt>,
     /// Where: `sandboxd (bubblewrap)`.
     pub sandbox: String,
+    /// How long sandboxes lived for this, where that is longer than the call took.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub billed_ms: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One command to be run in the sandbox.
@@ -54,6 +61,16 @@ pub struct SandboxRequest {
     pub attempt: u32,
 }
 
+impl SandboxRequest {
+    /// What a command may take that nobody gave another limit, in seconds.
+    pub const WALL_S: u64 = 600;
+
+    /// The longest that it may take, in seconds.
+    pub fn wall_s(&self) -> u64 {
+        self.wall_s.unwrap_or(Self::WALL_S)
+    }
+}
+
 /// How a command in the sandbox ended. It having failed is an answer, not an error.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SandboxAnswer {
@@ -64,6 +81,9 @@ pub struct SandboxAnswer {
     /// What the command wrote to `$JUNIT`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub junit: Option<String>,
+    /// How long the sandbox lived for this (since the last command in it), where that is longer than the call took.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub billed_ms: u64,
 }
 
 /// What the host saw of one command: part of a proof.

@@ -126,4 +126,6 @@ pub struct CostLine {
     pub intern: UsdMicros,
     pub reviewer: UsdMicros,
     pub reserved: UsdMicros,
+    /// Seconds of sandboxes that are billed.
+    pub sandbox: UsdMicros,
 }

@@ -222,7 +222,7 @@ impl Executor {
             input,
             output,
             least_output,
-            role: request.role,
+            payee: request.role.into(),
             model: settings.model.clone(),
             from_report_slice: request.from_report_slice,
             counts_turn: request.counts_turn,
@@ -232,23 +232,33 @@ impl Executor {
             "kind": "model", "role": request.role, "model": settings.model,
             "messages": request.messages.len(), "max_output_tokens": settings.max_output_tokens,
         });
+        let what = format!("a call to {}", settings.model);
+        let (intended, input, granted) = self.reserve(at, &payload, &grant, &what, halt).await?;
+        let share = if output.is_zero() { 1.0 } else { granted.0 as f64 / output.0 as f64 };
+        let tokens = (f64::from(settings.max_output_tokens) * share).floor() as u32;
+        Ok((intended, tokens.clamp(1, settings.max_output_tokens), input + granted))
+    }
+
+    /// Writes what is intended with the money for it, waiting for money that others may give back. Answers the entry's number and
+    /// what was granted for input and output. `what` is told when it does not fit.
+    pub(super) async fn reserve(
+        &self,
+        at: &At,
+        payload: &serde_json::Value,
+        grant: &GrantRequest,
+        what: &str,
+        halt: &Halt,
+    ) -> Result<(i64, UsdMicros, UsdMicros), Stop> {
         let mut settled = self.journal.settled();
         loop {
             settled.mark_unchanged();
-            let entry = self.entry(at, EntryKind::ActivityIntended, raw(&payload));
+            let entry = self.entry(at, EntryKind::ActivityIntended, raw(payload));
             let intended = self.journal.intend(entry, Some(grant.clone())).await.map_err(journal_broken)?;
             match intended.grant {
-                Some(Grant::Granted { input, output: granted }) => {
-                    let share = if output.is_zero() { 1.0 } else { granted.0 as f64 / output.0 as f64 };
-                    let tokens = (f64::from(settings.max_output_tokens) * share).floor() as u32;
-                    return Ok((intended.seq, tokens.clamp(1, settings.max_output_tokens), input + granted));
-                }
+                Some(Grant::Granted { input, output }) => return Ok((intended.seq, input, output)),
                 Some(Grant::Refused(cap)) => {
-                    let message = format!(
-                        "{cap} is reached: a call to {} may cost up to {}",
-                        settings.model,
-                        grant.input + grant.least_output
-                    );
+                    let message =
+                        format!("{cap} is reached: {what} may cost up to {}", grant.input + grant.least_output);
                     return Err(Stop::Capped { cap, message });
                 }
                 Some(Grant::Wait) | None => {
@@ -277,7 +287,7 @@ impl Executor {
             tracing::error!(run = %at.run, path = at.path, model = settings.model, %cost, %granted, role = %request.role,
                 "the provider charged more than the worst case that was granted");
         }
-        let settlement = Settlement { cost, usage: answer.usage };
+        let settlement = Settlement { cost, usage: answer.usage, millis: 0 };
         let output = self.redacted(raw(&answer));
         let entry = self.entry(at, EntryKind::ActivityDone, output.clone());
         // Logic may go on while this is being written: what it can do without asking the journal first is only to read.
@@ -294,7 +304,7 @@ impl Executor {
         // A usage that broke off in the middle says what the input cost, and at least so much of the output: the rest of the
         // grant covers what the provider went on to produce.
         let known = usage.and_then(|usage| self.bound.prices.cost(&settings.model, &usage));
-        Settlement { cost: cost.max(known.unwrap_or_default()), usage: usage.unwrap_or_else(Usage::default) }
+        Settlement { cost: cost.max(known.unwrap_or_default()), usage: usage.unwrap_or_else(Usage::default), millis: 0 }
     }
 }
 

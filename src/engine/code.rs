@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::value::RawValue;
 
@@ -117,18 +118,24 @@ impl Executor {
     pub(super) async fn environment(&self, at: &At, base: &TreeId, halt: &Halt) -> Result<Prepared, Stop> {
         let (sandbox, job) = self.job(at).await?;
         let file = job.environment.file.clone();
-        unless_halted(halt, "the environment was prepared", sandbox.prepare(&job, base))
-            .await?
-            .map_err(|error| sandbox_stop(error, &file))
+        let wall = Duration::from_secs(SandboxRequest::WALL_S);
+        let paid = self.pay_for(at, &*sandbox, &job, (job.environment.checks.len(), wall), halt).await?;
+        let prepared = unless_halted(halt, "the environment was prepared", sandbox.prepare(&job, base)).await;
+        let billed_ms = prepared.as_ref().ok().and_then(|done| done.as_ref().ok()).map_or(0, |done| done.billed_ms);
+        self.settle_paid(at, paid, billed_ms).await?;
+        prepared?.map_err(|error| sandbox_stop(error, &file))
     }
 
     /// One command.
     pub(super) async fn sandbox(&self, at: &At, request: &SandboxRequest, halt: &Halt) -> Result<SandboxAnswer, Stop> {
         let (sandbox, job) = self.job(at).await?;
         let file = job.environment.file.clone();
-        unless_halted(halt, "a command ran in the sandbox", sandbox.run(&job, request))
-            .await?
-            .map_err(|error| sandbox_stop(error, &file))
+        let wall = Duration::from_secs(request.wall_s());
+        let paid = self.pay_for(at, &*sandbox, &job, (1, wall), halt).await?;
+        let answer = unless_halted(halt, "a command ran in the sandbox", sandbox.run(&job, request)).await;
+        let billed_ms = answer.as_ref().ok().and_then(|done| done.as_ref().ok()).map_or(0, |done| done.billed_ms);
+        self.settle_paid(at, paid, billed_ms).await?;
+        answer?.map_err(|error| sandbox_stop(error, &file))
     }
 
     /// Work on trees.

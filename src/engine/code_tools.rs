@@ -335,6 +335,7 @@ mod tests {
             stdout: stdout.into(),
             stderr: String::new(),
             junit: None,
+            billed_ms: 0,
         }
     }
 

@@ -241,7 +241,16 @@ impl Context {
             return Err(stop);
         }
         let (run, asker) = (state.start.id.clone(), self.path.clone());
-        let at = At { run, path: path.clone(), asker, attempt, supersedes, earlier, input: hash };
+        let at = At {
+            run,
+            path: path.clone(),
+            asker,
+            attempt,
+            supersedes,
+            earlier,
+            input: hash,
+            items: self.items.as_ref().clone(),
+        };
         if let Some(stop) = self.over_time(&activity) {
             state.executor.record_failure(&at, &stop).await?;
             return Err(stop);

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::hash::Hash;
 use crate::base::ids::RunId;
+use crate::base::money::UsdMicros;
 use crate::base::retry::{Backoff, Retry};
 use crate::domain::activity::{Activity, Artifact, Care, Delivery, FetchRequest, Rows, ToolAnswer, ToolRequest};
 use crate::domain::entry::{EntryKind, Family, NewEntry};
@@ -39,6 +40,8 @@ pub(super) struct At {
     pub supersedes: Option<i64>,
     pub earlier: Earlier,
     pub input: Hash,
+    /// Item budgets above it, outermost first.
+    pub items: Vec<(String, UsdMicros)>,
 }
 
 /// Why an act that only waits should wait no longer. An act under way is not touched by it.

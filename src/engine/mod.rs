@@ -13,6 +13,7 @@ mod executor;
 mod findings;
 mod inspect;
 mod lines;
+mod paid;
 mod publish;
 #[cfg(test)]
 mod publish_tests;

@@ -20,8 +20,8 @@ use super::writer::Store;
 use crate::base::clock::Timestamp;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
-use crate::domain::model::{Role, Usage};
-use crate::domain::money::{Cap, Grant, GrantRequest, RoleSpend, Settlement, Spend};
+use crate::domain::model::Usage;
+use crate::domain::money::{Cap, Grant, GrantRequest, Payee, RoleSpend, SandboxSpend, Settlement, Spend};
 use crate::domain::run::RunLimits;
 use crate::domain::view::CostLine;
 
@@ -320,7 +320,7 @@ impl Store {
                 call.pipeline,
                 call.path,
                 input,
-                request.role.as_str(),
+                request.payee.as_str(),
                 request.model,
                 request.counts_turn,
                 call.utc_day,
@@ -361,12 +361,12 @@ impl Store {
         let reserved = if alive && settled.is_none() { granted } else { UsdMicros::ZERO };
         let mut change = Level { charged: UsdMicros::ZERO, outstanding: -reserved };
         match settlement {
-            Some(Settlement { cost, usage }) => {
+            Some(Settlement { cost, usage, millis }) => {
                 change.charged = *cost - settled.unwrap_or(granted);
                 self.conn()
                     .prepare_cached(
                         "UPDATE calls SET settled = ?2, fresh_tokens = ?3, write_5m_tokens = ?4, write_1h_tokens = ?5,
-                             read_tokens = ?6, output_tokens = ?7 WHERE intended = ?1",
+                             read_tokens = ?6, output_tokens = ?7, millis = ?8 WHERE intended = ?1",
                     )?
                     .execute(params![
                         intended,
@@ -376,6 +376,7 @@ impl Store {
                         count(usage.cache_write_1h),
                         count(usage.cache_read),
                         count(usage.output),
+                        count(*millis),
                     ])?;
             }
             None => {
@@ -427,7 +428,7 @@ pub(super) fn spends(
         "SELECT c.run, c.role, count(c.settled), coalesce(sum(c.settled), 0),
              coalesce(sum(CASE WHEN c.settled IS NULL THEN c.granted END), 0),
              sum(c.fresh_tokens), sum(c.write_5m_tokens), sum(c.write_1h_tokens), sum(c.read_tokens), sum(c.output_tokens),
-             count(DISTINCT CASE WHEN c.counts_turn = 1 THEN c.path || char(10) || coalesce(c.input, '') END)
+             count(DISTINCT CASE WHEN c.counts_turn = 1 THEN c.path || char(10) || coalesce(c.input, '') END), sum(c.millis)
          FROM calls c WHERE {which} GROUP BY c.run, c.role"
     ))?;
     let mut rows = statement.query(values)?;
@@ -437,9 +438,14 @@ pub(super) fn spends(
         let spend = spends.entry(row.get(0)?).or_default();
         spend.turns += row.get::<_, u32>(10)?;
         spend.reserved += UsdMicros(row.get(4)?);
-        *spend.of(super::entries::word::<Role>(&row.get::<_, String>(1)?)?) = RoleSpend {
-            calls: tokens(2)?,
-            usd: UsdMicros(row.get(3)?),
+        let (calls, usd) = (tokens(2)?, UsdMicros(row.get(3)?));
+        let Some(role) = super::entries::word::<Payee>(&row.get::<_, String>(1)?)?.role() else {
+            spend.sandbox = SandboxSpend { uses: calls, usd, millis: tokens(11)? };
+            continue;
+        };
+        *spend.of(role) = RoleSpend {
+            calls,
+            usd,
             usage: Usage {
                 input: tokens(5)?,
                 cache_write_5m: tokens(6)?,
@@ -473,7 +479,8 @@ impl Reader {
                      count(CASE WHEN role = 'intern' THEN settled END),
                      coalesce(sum(CASE WHEN role = 'intern' THEN settled END), 0),
                      coalesce(sum(CASE WHEN role = 'reviewer' THEN settled END), 0),
-                     coalesce(sum(CASE WHEN settled IS NULL THEN granted END), 0)
+                     coalesce(sum(CASE WHEN settled IS NULL THEN granted END), 0),
+                     coalesce(sum(CASE WHEN role = 'sandbox' THEN settled END), 0)
                  FROM calls WHERE utc_day >= ?1 GROUP BY utc_day, pipeline ORDER BY utc_day DESC, pipeline",
             )?;
             let lines = statement.query_map([first], |row| {
@@ -488,6 +495,7 @@ impl Reader {
                     intern: UsdMicros(row.get(6)?),
                     reviewer: UsdMicros(row.get(7)?),
                     reserved: UsdMicros(row.get(8)?),
+                    sandbox: UsdMicros(row.get(9)?),
                 })
             })?;
             Ok(lines.collect::<Result<_, _>>()?)
@@ -509,7 +517,7 @@ mod tests {
             input: UsdMicros(input),
             output: UsdMicros(output),
             least_output: UsdMicros(least),
-            role: Role::Boss,
+            payee: Payee::Boss,
             model: "m".to_owned(),
             from_report_slice: false,
             counts_turn: true,

@@ -11,8 +11,11 @@ use super::error::Error;
 use super::lock::{narrow, private_dir};
 
 /// The first migration makes version 1. Never change one that was released.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_first.sql"), include_str!("migrations/0002_findings.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_first.sql"),
+    include_str!("migrations/0002_findings.sql"),
+    include_str!("migrations/0003_sandbox_money.sql"),
+];
 
 /// `NCRW`: tells our files from other SQLite databases.
 const APPLICATION: i32 = 0x4E43_5257;

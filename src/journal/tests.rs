@@ -8,8 +8,8 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::base::ids::SeededIds;
 use crate::domain::entry::{EntryKind, Family};
-use crate::domain::model::{Role, Usage};
-use crate::domain::money::Cap;
+use crate::domain::model::Usage;
+use crate::domain::money::{Cap, Payee};
 use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::SlotFate;
 
@@ -107,7 +107,7 @@ fn request(input: UsdMicros, output: UsdMicros) -> GrantRequest {
         input,
         output,
         least_output: output,
-        role: Role::Boss,
+        payee: Payee::Boss,
         model: "m".to_owned(),
         from_report_slice: false,
         counts_turn: true,
@@ -124,7 +124,7 @@ async fn ask(journal: &Journal, run: &RunId, path: &str, request: GrantRequest) 
 async fn settle(journal: &Journal, run: &RunId, path: &str, intended: i64, cost: UsdMicros) {
     let usage = Usage { input: 10, output: 5, ..Usage::default() };
     let done = entry(run, EntryKind::ActivityDone, path, json!({}));
-    journal.settle(done, intended, Some(Settlement { cost, usage })).await.unwrap();
+    journal.settle(done, intended, Some(Settlement { cost, usage, millis: 0 })).await.unwrap();
 }
 
 #[tokio::test]
@@ -506,7 +506,7 @@ async fn an_end_that_nobody_waits_for_is_on_disk_before_anything_is_intended_aft
     let journal = bench.open();
     let run = begin(&journal, start("R1", RunLimits { max_budget: Some(usd(100)), ..RunLimits::default() })).await;
     let (seq, _) = ask(&journal, &run, "a", request(usd(60), usd(0))).await;
-    let settlement = || Settlement { cost: usd(10), usage: Usage::default() };
+    let settlement = || Settlement { cost: usd(10), ..Settlement::default() };
     let (blobs, away) = (bench.dir.path().join("blobs"), bench.dir.path().join("away"));
     std::fs::rename(&blobs, &away).unwrap();
     std::fs::write(&blobs, "in the way").unwrap();
@@ -635,7 +635,7 @@ async fn a_run_is_seen_whole() {
         .unwrap();
     let (seq, _) = ask(&journal, &run, "each[a]/why/call-1", request(usd(1), usd(2))).await;
     settle(&journal, &run, "each[a]/why/call-1", seq, usd(2)).await;
-    let intern = GrantRequest { role: Role::Intern, model: "small".to_owned(), ..request(usd(1), usd(0)) };
+    let intern = GrantRequest { payee: Payee::Intern, model: "small".to_owned(), ..request(usd(1), usd(0)) };
     ask(&journal, &run, "each[b]/sum/call-1", intern).await;
     let report = json!(crate::domain::report::Report { headline: "H".to_owned(), ..Default::default() });
     let deliver =

@@ -18,7 +18,7 @@ use crate::base::clock::Timestamp;
 use crate::base::money::UsdMicros;
 use crate::domain::activity::{Complaint, Receipt};
 use crate::domain::entry::{EntryKind, StepEnd};
-use crate::domain::model::Role;
+use crate::domain::money::Payee;
 use crate::domain::proposal::Published;
 use crate::domain::report::{InternStats, Report};
 use crate::domain::run::Failure;
@@ -133,15 +133,15 @@ impl Timeline {
     }
 
     /// Books a call on every span that holds it.
-    fn call(&mut self, path: &str, role: Role, cost: UsdMicros) {
+    fn call(&mut self, path: &str, payee: Payee, cost: UsdMicros) {
         for holder in ancestors(path).chain([path]) {
             let Some(at) = self.by_path.get(holder) else { continue };
             let step = &mut self.spans[*at].step;
             step.cost += cost;
-            match role {
-                Role::Boss => step.boss_calls += 1,
-                Role::Intern => step.intern_calls += 1,
-                Role::Reviewer => {}
+            match payee {
+                Payee::Boss => step.boss_calls += 1,
+                Payee::Intern => step.intern_calls += 1,
+                Payee::Reviewer | Payee::Sandbox => {}
             }
         }
     }
@@ -329,12 +329,12 @@ fn calls(conn: &Connection, no: i64, view: &mut RunView, timeline: &mut Timeline
     let mut items: HashSet<String> = HashSet::new();
     while let Some(row) = rows.next()? {
         let (path, model): (String, String) = (row.get(0)?, row.get(2)?);
-        let role: Role = word(row.get_ref(1)?.as_str().unwrap_or_default())?;
-        timeline.call(&path, role, UsdMicros(row.get(3)?));
-        if !view.models.contains(&model) {
+        let payee: Payee = word(row.get_ref(1)?.as_str().unwrap_or_default())?;
+        timeline.call(&path, payee, UsdMicros(row.get(3)?));
+        if payee.role().is_some() && !view.models.contains(&model) {
             view.models.push(model);
         }
-        if role == Role::Intern {
+        if payee == Payee::Intern {
             // A correction is another call for the same item: what they share is the context they are made in.
             let item = match path.rsplit_once('/') {
                 Some((context, label)) if !label.ends_with(']') => context,

@@ -69,6 +69,15 @@ pub struct Job {
     pub owner: String,
 }
 
+/// What is paid by the second while a sandbox lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Billed {
+    /// A name in the price table's `sandboxes`.
+    pub provider: String,
+    pub vcpus: u32,
+    pub memory_mb: u64,
+}
+
 /// A sandbox bound to its place. Cancel safe: a dropped future ends the command.
 pub trait Sandbox: Send + Sync + std::fmt::Debug {
     /// Makes the environment for `base`, or finds it: setup commands with the network they were given, then `checks` without.
@@ -80,6 +89,11 @@ pub trait Sandbox: Send + Sync + std::fmt::Debug {
         job: &'a Job,
         request: &'a SandboxRequest,
     ) -> BoxFuture<'a, Result<SandboxAnswer, SandboxError>>;
+
+    /// What an environment's sandboxes are billed by; `None`: they cost nothing.
+    fn billed(&self, _environment: &Environment) -> Option<Billed> {
+        None
+    }
 
     /// The run has ended: what its steps left behind may go.
     fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()>;

@@ -151,7 +151,7 @@ impl Sandboxd {
         let mut answers = Vec::new();
         for acted in self.checked(job, base).await? {
             let Acted { receipt, stdout, stderr, junit } = acted;
-            answers.push(SandboxAnswer { receipt, stdout, stderr, junit });
+            answers.push(SandboxAnswer { receipt, stdout, stderr, junit, billed_ms: 0 });
         }
         Ok(answers)
     }
@@ -396,6 +396,7 @@ impl Sandboxd {
             duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
             receipts,
             sandbox: format!("{PROVIDER} ({})", tier.map_or("none", isolation::Tier::name)),
+            billed_ms: 0,
         })
     }
 
@@ -434,7 +435,7 @@ impl Sandboxd {
             self.kept.bring_back(&key, checkout, self.setup.env.now());
         }
         let Acted { receipt, stdout, stderr, junit } = acted;
-        Ok(SandboxAnswer { receipt, stdout, stderr, junit })
+        Ok(SandboxAnswer { receipt, stdout, stderr, junit, billed_ms: 0 })
     }
 
     async fn brought(

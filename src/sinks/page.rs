@@ -555,6 +555,7 @@ fn roles(run: &RunView) -> Markup {
                     li { (text::counted(u64::from(interns.items), "item")) " for interns · " (interns.escalated) " escalated to the boss · " (interns.audited) " audited, the boss disagreed with " (interns.disagreed) }
                     li { "The same calls at the boss's prices would have cost about " strong { (text::usd(interns.saved_usd.max(0.0))) } " more" }
                 }
+                @if run.spend.sandbox.uses > 0 { li { (run.spend.sandbox.usd) " for " (text::counted(run.spend.sandbox.uses, "use")) " of a sandbox that is billed by the second, " (format!("{:.0} s", run.spend.sandbox.millis as f64 / 1e3)) " together" } }
                 @if !run.spend.reserved.is_zero() { li { (run.spend.reserved) " stays reserved: granted to calls whose end is not known, counted as spent" } }
                 @if !run.counts.is_empty() { li { "Items: " (run.counts.iter().map(|(k, n)| format!("{n} {}", text::heading(k))).collect::<Vec<_>>().join(", ")) } }
             }

@@ -219,6 +219,9 @@ pub fn together(runs: &[RunView], next: &[String], style: Style) -> String {
             all.calls += one.calls;
             all.usd += one.usd;
         }
+        spend.sandbox.uses += run.spend.sandbox.uses;
+        spend.sandbox.usd += run.spend.sandbox.usd;
+        spend.sandbox.millis += run.spend.sandbox.millis;
         spend.reserved += run.spend.reserved;
         interns.items += run.interns.items;
         interns.escalated += run.interns.escalated;

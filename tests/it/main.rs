@@ -37,6 +37,7 @@ mod process;
 /// Whole runs: limits, signals, outages, bad answers, upgrades.
 mod runs;
 /// Pipelines as a user writes them: mistakes, their hints and their texts.
+mod paid;
 mod pipeline;
 /// A user's folder, and the real binary run in it.
 mod project;

@@ -80,6 +80,7 @@ impl Repo {
                     duration_ms: 1,
                     receipts: Vec::new(),
                     sandbox: "sandboxd (bubblewrap)".into(),
+                    billed_ms: 0
                 })
             }
             Activity::Sandbox(request) => match &self.broken {
@@ -213,6 +214,7 @@ impl Repo {
             stdout: String::new(),
             stderr,
             junit: built.then_some(junit),
+            billed_ms: 0,
         }
     }
 }

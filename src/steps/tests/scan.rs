@@ -56,6 +56,7 @@ fn answer(request: &SandboxRequest, printed: Printed) -> SandboxAnswer {
         stdout: String::new(),
         stderr: printed.stderr,
         junit: (printed.stdout != TOO_LARGE).then(|| format!("/work\n{}", printed.stdout)),
+        billed_ms: 0,
     }
 }
 
@@ -95,6 +96,7 @@ impl Bench {
                     duration_ms: 1,
                     receipts: Vec::new(),
                     sandbox: "test".into(),
+                    billed_ms: 0
                 }),
                 Activity::Sandbox(request) => {
                     bench.commands.borrow_mut().push(request.clone());

@@ -10,8 +10,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 use nightcrew::base::BoxFuture;
 use nightcrew::base::hash::Hash;
 use nightcrew::domain::code::TreeId;
+use nightcrew::domain::definition::Environment;
 use nightcrew::domain::sandbox::{CommandReceipt, Prepared, SandboxAnswer, SandboxRequest};
-use nightcrew::ports::sandbox::{Job, Sandbox, SandboxError, SandboxKind, SandboxSetup};
+use nightcrew::ports::sandbox::{Billed, Job, Sandbox, SandboxError, SandboxKind, SandboxSetup};
 
 /// In the place of the real one.
 pub const ALL: &[SandboxKind] = &[SandboxKind { name: "sandboxd", summary: "scripted", make: Some(make) }];
@@ -35,6 +36,8 @@ pub struct Script {
     run: Run,
     /// What a preparation ends with, if it fails.
     broken: Mutex<Option<SandboxError>>,
+    /// By what it is billed, and for how many milliseconds each use.
+    billed: Mutex<Option<(Billed, u64)>>,
     /// `prepare OWNER`, `run OWNER: COMMAND`, `dropped`, `release RUN`.
     pub seen: Mutex<Vec<String>>,
 }
@@ -44,7 +47,12 @@ pub fn script(
     folder: &Path,
     run: impl Fn(&SandboxRequest, &Path) -> Result<End, SandboxError> + Send + Sync + 'static,
 ) -> Arc<Script> {
-    let script = Arc::new(Script { run: Box::new(run), broken: Mutex::default(), seen: Mutex::default() });
+    let script = Arc::new(Script {
+        run: Box::new(run),
+        broken: Mutex::default(),
+        billed: Mutex::default(),
+        seen: Mutex::default(),
+    });
     WORLDS.lock().unwrap().insert(std::fs::canonicalize(folder).unwrap(), script.clone());
     script
 }
@@ -52,6 +60,12 @@ pub fn script(
 impl Script {
     pub fn breaks(&self, error: SandboxError) {
         *self.broken.lock().unwrap() = Some(error);
+    }
+    pub fn is_billed(&self, by: Billed, ms: u64) {
+        *self.billed.lock().unwrap() = Some((by, ms));
+    }
+    fn ms(&self) -> u64 {
+        self.billed.lock().unwrap().as_ref().map_or(0, |(_, ms)| *ms)
     }
     pub fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
@@ -121,6 +135,7 @@ impl Sandbox for Scripted {
                     duration_ms: 1,
                     receipts: Vec::new(),
                     sandbox: "scripted".into(),
+                    billed_ms: self.0.ms(),
                 }),
             }
         })
@@ -149,8 +164,13 @@ impl Sandbox for Scripted {
                 stdout: end.stdout,
                 stderr: end.stderr,
                 junit: end.junit,
+                billed_ms: self.0.ms(),
             })
         })
+    }
+
+    fn billed(&self, _: &Environment) -> Option<Billed> {
+        self.0.billed.lock().unwrap().as_ref().map(|(by, _)| by.clone())
     }
 
     fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
