@@ -46,8 +46,8 @@ pub struct Network {
     pub allow_public_traffic: Option<bool>,
 }
 
-/// A sandbox as `create` and `connect` answer.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// A sandbox as `create` and `connect` answer. `Debug` shows no token.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Created {
     #[serde(rename = "templateID")]
@@ -68,6 +68,17 @@ pub struct Created {
     pub domain: Option<String>,
 }
 
+impl std::fmt::Debug for Created {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Created")
+            .field("sandbox_id", &self.sandbox_id)
+            .field("template_id", &self.template_id)
+            .field("envd_version", &self.envd_version)
+            .field("domain", &self.domain)
+            .finish_non_exhaustive()
+    }
+}
+
 /// `running`, `paused`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -76,8 +87,18 @@ pub enum State {
     Paused,
 }
 
-/// A sandbox as `GET /sandboxes/{id}` and the list tell of it.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+impl State {
+    /// As it stands in a query.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// A sandbox as `GET /sandboxes/{id}` and the list tell of it. `Debug` shows no token.
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Info {
     #[serde(rename = "templateID")]
@@ -108,6 +129,28 @@ pub struct Info {
     pub network: Option<Network>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub domain: Option<String>,
+}
+
+impl std::fmt::Debug for Info {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Info")
+            .field("sandbox_id", &self.sandbox_id)
+            .field("template_id", &self.template_id)
+            .field("state", &self.state)
+            .field("started_at", &self.started_at)
+            .field("end_at", &self.end_at)
+            .field("metadata", &self.metadata)
+            .finish_non_exhaustive()
+    }
+}
+
+/// `GET /templates/aliases/{alias}`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TemplateAlias {
+    #[serde(rename = "templateID")]
+    pub template_id: String,
+    #[serde(default)]
+    pub public: bool,
 }
 
 /// `POST /v3/templates`.
@@ -143,11 +186,15 @@ pub struct RequestedTemplate {
 }
 
 /// `GET /templates/{id}/files/{hash}`: where to put the archive, if it is not there yet.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 pub struct FileUpload {
     pub present: bool,
+    /// A credential of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// To be sent with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
 }
 
 /// `POST /v2/templates/{id}/builds/{build}`.
@@ -331,6 +378,76 @@ pub struct ProcessEnd {
     /// Our server: `limit: memory` where a limit ended it (`wall cpu memory processes file_size disk`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// `{}`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Nothing {}
+
+/// Which process a call is about.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessSelector {
+    Pid(u32),
+    Tag(String),
+}
+
+/// `POST /process.Process/Connect`: its stream is that of `Start`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConnectProcess {
+    pub process: ProcessSelector,
+}
+
+/// What `POST /process.Process/List` answers; it asks with `{}`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Listed {
+    #[serde(default)]
+    pub processes: Vec<ListedProcess>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ListedProcess {
+    pub config: ProcessConfig,
+    pub pid: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tag: Option<String>,
+}
+
+/// `POST /process.Process/SendInput`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SendInput {
+    pub process: ProcessSelector,
+    pub input: ProcessInput,
+}
+
+/// Bytes in base64.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ProcessInput {
+    Stdin(String),
+    Pty(String),
+}
+
+/// `POST /process.Process/CloseStdin`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct CloseStdin {
+    pub process: ProcessSelector,
+}
+
+/// `POST /process.Process/SendSignal`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SendSignal {
+    pub process: ProcessSelector,
+    pub signal: Signal,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Signal {
+    #[serde(rename = "SIGNAL_SIGTERM")]
+    Term,
+    #[serde(rename = "SIGNAL_SIGKILL")]
+    Kill,
 }
 
 /// What a file system call tells of one entry.
