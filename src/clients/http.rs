@@ -5,9 +5,10 @@
 //! the proxy variables of the environment (a destination comes from the configuration alone), decompress (so that a small
 //! answer cannot become a large one).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url, redirect};
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
@@ -86,6 +87,8 @@ pub enum Auth<'a> {
     Bearer(&'a SecretRef),
     /// The value of a header of this name.
     Header(&'static str, &'a SecretRef),
+    /// The same, for a secret that the other side handed out and that is nowhere else.
+    Value(&'static str, &'a Secret),
 }
 
 /// The bounds of one call.
@@ -97,6 +100,16 @@ pub struct Limits {
     pub total: Duration,
     /// The most bytes of an answer.
     pub cap_bytes: usize,
+}
+
+/// One call.
+pub(super) struct Call<'a> {
+    pub method: Method,
+    pub url: Url,
+    pub headers: Vec<(Cow<'a, str>, Cow<'a, str>)>,
+    pub auth: Auth<'a>,
+    pub body: Option<reqwest::Body>,
+    pub limits: Limits,
 }
 
 /// A pool of connections. Cheap to clone.
@@ -114,9 +127,18 @@ impl Client {
     /// For `base_url` and what lies under it. Without TLS the roots of the machine are not read, which takes longer than
     /// everything else at a start.
     pub fn for_url(base_url: &str) -> Result<Self, HttpError> {
+        Self::build(Self::roots(base_url))
+    }
+
+    /// The same, in HTTP/1.1 alone.
+    pub(super) fn for_url_in_http1(base_url: &str) -> Result<Self, HttpError> {
+        Self::build(Self::roots(base_url).http1_only())
+    }
+
+    fn roots(base_url: &str) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder();
         let plain = base_url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
-        Self::build(if plain { builder.tls_certs_only([]) } else { builder })
+        if plain { builder.tls_certs_only([]) } else { builder }
     }
 
     fn build(builder: reqwest::ClientBuilder) -> Result<Self, HttpError> {
@@ -151,7 +173,8 @@ impl Client {
         }
         let auth = bearer.map_or(Auth::None, Auth::Bearer);
         let limits = Limits { idle: timeout, total: timeout, cap_bytes };
-        let mut answer = self.send(Method::GET, url, &[("accept", "application/json")], auth, None, limits).await?;
+        let headers = vec![("accept".into(), "application/json".into())];
+        let mut answer = self.send(Call { method: Method::GET, url, headers, auth, body: None, limits }).await?;
         if !(200..300).contains(&answer.status) {
             return Err(answer.refusal().await);
         }
@@ -171,46 +194,43 @@ impl Client {
         body: Vec<u8>,
         limits: Limits,
     ) -> Result<Answer, HttpError> {
-        self.send(Method::POST, parse_url(url)?, headers, auth, Some(body), limits).await
+        let mut all = vec![(Cow::from("content-type"), Cow::from("application/json"))];
+        all.extend(headers.iter().map(|(name, value)| (Cow::from(*name), Cow::from(*value))));
+        let (url, body) = (parse_url(url)?, Some(body.into()));
+        self.send(Call { method: Method::POST, url, headers: all, auth, body, limits }).await
     }
 
-    async fn send(
-        &self,
-        method: Method,
-        url: Url,
-        headers: &[(&'static str, &str)],
-        auth: Auth<'_>,
-        body: Option<Vec<u8>>,
-        limits: Limits,
-    ) -> Result<Answer, HttpError> {
+    /// Sends one call; the answer is returned as soon as its head is here, whatever its status.
+    pub(super) async fn send(&self, call: Call<'_>) -> Result<Answer, HttpError> {
+        let Call { method, url, headers, auth, body, limits } = call;
         let place = origin(&url);
-        let secrets = match auth {
-            Auth::None => Vec::new(),
-            Auth::Bearer(secret) | Auth::Header(_, secret) => vec![secret.read()?],
-        };
         let mut map = HeaderMap::new();
         for (name, value) in headers {
-            let value = HeaderValue::from_str(value)
-                .map_err(|_| HttpError::Request(format!("header `{name}` cannot hold this value")))?;
-            map.insert(HeaderName::from_static(name), value);
+            let unfit = || HttpError::Request(format!("header `{name}` cannot hold this value"));
+            let value = HeaderValue::from_str(&value).map_err(|_| unfit())?;
+            map.insert(HeaderName::try_from(name.as_ref()).map_err(|_| unfit())?, value);
         }
-        if let (Some(secret), Auth::Bearer(reference) | Auth::Header(_, reference)) = (secrets.first(), auth) {
-            let (name, text) = match auth {
-                Auth::Header(name, _) => (HeaderName::from_static(name), secret.expose().to_owned()),
-                Auth::Bearer(_) | Auth::None => (AUTHORIZATION, format!("Bearer {}", secret.expose())),
-            };
-            let mut value = HeaderValue::from_str(&text).map_err(|_| {
-                HttpError::Credential(format!(
-                    "secret `{}` holds characters that a header cannot carry",
-                    reference.name
-                ))
+        let (name, secret, shown) = match auth {
+            Auth::None => (None, None, None),
+            Auth::Bearer(reference) => (Some(AUTHORIZATION), Some(reference.read()?), Some(reference.name.clone())),
+            Auth::Header(name, reference) => {
+                (Some(HeaderName::from_static(name)), Some(reference.read()?), Some(reference.name.clone()))
+            }
+            Auth::Value(name, secret) => (Some(HeaderName::from_static(name)), Some(secret.clone()), None),
+        };
+        if let (Some(name), Some(secret)) = (name, &secret) {
+            let prefix = if matches!(auth, Auth::Bearer(_)) { "Bearer " } else { "" };
+            let mut value = HeaderValue::from_str(&format!("{prefix}{}", secret.expose())).map_err(|_| {
+                let shown = shown.unwrap_or_else(|| name.to_string());
+                HttpError::Credential(format!("secret `{shown}` holds characters that a header cannot carry"))
             })?;
             value.set_sensitive(true);
             map.insert(name, value);
         }
+        let secrets: Vec<Secret> = secret.into_iter().collect();
         let mut request = self.inner.request(method, url).headers(map);
         if let Some(body) = body {
-            request = request.header(CONTENT_TYPE, "application/json").body(body);
+            request = request.body(body);
         }
         let total = Instant::now() + limits.total;
         let idle = Instant::now() + limits.idle;
@@ -232,6 +252,12 @@ pub struct Answer {
     limits: Limits,
     total: Instant,
     received: usize,
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Answer").field("status", &self.status).field("received", &self.received).finish_non_exhaustive()
+    }
 }
 
 impl Answer {
@@ -317,7 +343,7 @@ fn within_origin(attempt: redirect::Attempt<'_>) -> redirect::Action {
     if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
 }
 
-fn parse_url(text: &str) -> Result<Url, HttpError> {
+pub(super) fn parse_url(text: &str) -> Result<Url, HttpError> {
     let bad = |why: &str| HttpError::Request(format!("the address is not an HTTP URL: {why}"));
     let url = Url::parse(text).map_err(|error| bad(&error.to_string()))?;
     match url.scheme() {
@@ -327,7 +353,7 @@ fn parse_url(text: &str) -> Result<Url, HttpError> {
 }
 
 /// Scheme, host and port: all of a URL that may stand in a message.
-fn origin(url: &Url) -> String {
+pub(super) fn origin(url: &Url) -> String {
     url.origin().ascii_serialization()
 }
 
