@@ -1,5 +1,12 @@
 //! Templates: what sandboxes begin with, and how they are built.
 
+mod archive;
+mod copy;
+#[cfg(test)]
+mod tar_writer;
+mod tree;
+mod unpack;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
