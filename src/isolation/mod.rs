@@ -42,6 +42,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub use egress::{Reach, check as check_egress};
+pub use files::{
+    Change, Entry, Event, Failure, Files, FilesError, From as ReadFrom, Kind, PIECE, Reader, Reason, Time, Watcher, Writer,
+};
 pub use helper::run_if_asked;
 pub use output::{Capture, Captured};
 pub use room::{Process, Room, RoomSpec, Root, Size, Started};
