@@ -88,9 +88,10 @@ async function lifecycle() {
     same(await box.isRunning(), false)
   })
   await check('calls after the kill say that it is gone', async () => {
-    for (const act of [() => box.commands.run('true'), () => box.commands.list(), () => box.files.read('x'), () => box.files.write('x', 'y'), () => box.files.list('/tmp')]) {
+    for (const act of [() => box.commands.list(), () => box.files.read('x'), () => box.files.write('x', 'y'), () => box.files.list('/tmp')]) {
       await rejects(TimeoutError, act, 'was not found')
     }
+    await rejects(SandboxNotFoundError, () => box.commands.run('true'))
     for (const act of [() => box.getInfo(), () => box.setTimeout(10_000), () => Sandbox.connect(box.sandboxId), () => box.pause()]) {
       await rejects(SandboxNotFoundError, act)
     }
