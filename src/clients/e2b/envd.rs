@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use crate::base::base64::base64;
 use crate::base::scope::Scope;
 use crate::base::secret::Secret;
-use crate::clients::http::{Auth, Client};
+use crate::clients::http::{Auth, Client, parse_url};
 
 use super::Cloud;
 use super::call::{ANSWER_CAP, Caller, Payload, Plan, Resend, Wait};
@@ -49,7 +49,7 @@ impl Envd {
             None if SHARED_HOST.contains(&domain) => format!("https://sandbox.{domain}"),
             None => format!("https://{ENVD_PORT}-{}.{domain}", sandbox.sandbox_id),
         };
-        below(&base, &[])?;
+        parse_url(&base)?;
         let caller = if base.starts_with("http://") || !cloud.endpoint.plain() {
             cloud.caller.clone()
         } else {
