@@ -26,7 +26,7 @@ def sandboxes():
     box.set_timeout(60)
     box.get_metrics()
     Sandbox.list().next_items()
-    Sandbox.list(query=SandboxQuery(metadata={"a": "b"}, state=[SandboxState.RUNNING]), limit=5, order="asc").next_items()
+    Sandbox.list(query=SandboxQuery(metadata={"a b": "c&d=/é"}, state=[SandboxState.RUNNING, SandboxState.PAUSED]), limit=5, order="asc").next_items()
     Sandbox.connect(box.sandbox_id)
     Sandbox.connect(box.sandbox_id, timeout=100)
     for perhaps in (lambda: box.update_network({"allow_out": ["example.org"]}), box.pause, box.connect):

@@ -24,6 +24,8 @@ NO_MATTER = {
 # Their values are fixed.
 VALUED = {"content-type", "content-encoding", "connect-protocol-version", "keepalive-ping-interval", "e2b-sandbox-port", "authorization",
           "connect-content-encoding"}  # fmt: skip
+# So are the ways in which these parts of a query are written.
+WRITTEN = {"metadata", "state"}
 # Objects whose keys are the caller's.
 MAPS = {"metadata", "envVars", "envs"}
 # Fields whose values are the protocol's.
@@ -111,7 +113,11 @@ def entry_of(method, target, headers, body):
         else:
             kept[name] = "<value>"
     content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
-    query = {name: "<value>" for name, _ in urllib.parse.parse_qsl(url.query)}
+    query = {}
+    for pair in filter(None, url.query.split("&")):
+        name, _, value = pair.partition("=")
+        value = urllib.parse.unquote_plus(value)
+        query[name] = ",".join(filter(None, [query.get(name), value])) if name in WRITTEN else "<value>"
     packed = any(name.lower() == "content-encoding" and value == "gzip" for name, value in headers)
     if packed and content_type.startswith("application/"):
         body = gzip.decompress(body)
