@@ -43,7 +43,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 pub use egress::{Reach, check as check_egress};
 pub use files::{
-    Change, Entry, Event, Failure, Files, FilesError, From as ReadFrom, Kind, PIECE, Reader, Reason, Time, Watcher, Writer,
+    Change, Entry, Event, Failure, Files, FilesError, From as ReadFrom, Kind, PIECE, Reader, Reason, Time, Watcher,
+    Writer,
 };
 pub use helper::run_if_asked;
 pub use output::{Capture, Captured};

@@ -8,6 +8,7 @@
 #![allow(dead_code)] // Until its parts are there.
 
 mod attach;
+mod connect;
 mod error;
 mod files;
 mod live;
