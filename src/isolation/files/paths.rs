@@ -4,10 +4,12 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Failure, Reason};
 
 /// How paths are to be read: (prefix as clients say it, prefix as this tier has it). Empty where they are the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(in crate::isolation) struct Map(pub Vec<(PathBuf, PathBuf)>);
 
 impl Map {
