@@ -12,6 +12,8 @@ mod crash;
 mod daemon;
 /// The offline demo, and how its tape is made.
 mod demo;
+/// The client of E2B's protocol against a scripted cloud, and against our own server.
+mod e2b;
 /// Environments by hand, and what `doctor` says about them.
 mod env;
 /// Stand-ins for the services outside.

@@ -1,5 +1,6 @@
 //! Stand-ins for the services outside: small, stateful, over real HTTP on loopback.
 
+pub mod e2b;
 pub mod memory;
 pub mod model;
 pub mod sandbox;

@@ -28,6 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 #[path = "model_check.rs"]
 mod check;
+#[path = "http.rs"]
+pub mod http;
+
+use http::{Received, read_request, write_chunk};
 
 /// Which API a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -472,7 +476,7 @@ impl State {
 async fn connection(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
-    while let Some((path, headers, body)) = read_request(&mut stream, &mut buffer).await? {
+    while let Some(Received { path, headers, body, .. }) = read_request(&mut stream, &mut buffer).await? {
         let (reply, request) = answer(&state, &path, headers, body);
         tokio::time::sleep(reply.delay).await;
         let extra: String = reply.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -529,15 +533,6 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) -> io::Result<()> 
     Ok(())
 }
 
-async fn write_chunk(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<()> {
-    if bytes.is_empty() {
-        return stream.flush().await;
-    }
-    stream.write_all(format!("{:x}\r\n", bytes.len()).as_bytes()).await?;
-    stream.write_all(bytes).await?;
-    stream.write_all(b"\r\n").await
-}
-
 async fn endless(stream: &mut TcpStream, request: &Request, pings: bool) -> io::Result<()> {
     let start = match request.api {
         Api::Anthropic => vec![
@@ -566,60 +561,6 @@ async fn endless(stream: &mut TcpStream, request: &Request, pings: bool) -> io::
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
-}
-
-type Head = (String, BTreeMap<String, String>, Vec<u8>);
-
-async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Option<Head>> {
-    let end = loop {
-        if let Some(at) = buffer.windows(4).position(|w| w == b"\r\n\r\n") {
-            break at;
-        }
-        if stream.read_buf(buffer).await? == 0 {
-            return Ok(None);
-        }
-    };
-    let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
-    buffer.drain(..end + 4);
-    let mut lines = head.split("\r\n");
-    let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
-    let headers: BTreeMap<String, String> = lines
-        .filter_map(|line| line.split_once(':'))
-        .map(|(name, value)| (name.trim().to_ascii_lowercase(), value.trim().to_owned()))
-        .collect();
-    let mut length = headers.get("content-length").and_then(|v| v.parse().ok()).unwrap_or(0);
-    let mut body = Vec::new();
-    if headers.get("transfer-encoding").is_some_and(|v| v.contains("chunked")) {
-        loop {
-            let line = loop {
-                if let Some(at) = buffer.windows(2).position(|w| w == b"\r\n") {
-                    break at;
-                }
-                if stream.read_buf(buffer).await? == 0 {
-                    return Ok(None);
-                }
-            };
-            length = usize::from_str_radix(String::from_utf8_lossy(&buffer[..line]).trim(), 16).unwrap_or(0);
-            while buffer.len() < line + 2 + length + 2 {
-                if stream.read_buf(buffer).await? == 0 {
-                    return Ok(None);
-                }
-            }
-            body.extend_from_slice(&buffer[line + 2..line + 2 + length]);
-            buffer.drain(..line + 2 + length + 2);
-            if length == 0 {
-                break;
-            }
-        }
-    } else {
-        while buffer.len() < length {
-            if stream.read_buf(buffer).await? == 0 {
-                return Ok(None);
-            }
-        }
-        body = buffer.drain(..length).collect();
-    }
-    Ok(Some((path, headers, body)))
 }
 
 /// Checks the request and asks the script.
