@@ -94,7 +94,7 @@ impl Server {
                 .held_to(tier)
                 .map_err(|why| anyhow::anyhow!("{tier} cannot be had here: {} ({})", why.reason, why.fix))?;
         }
-        let templates = Templates::open(&settings)?;
+        let templates = Templates::open(&settings, &own, env.clone(), scope.clone()).context("the templates")?;
         let shared = Shared { settings, env, scope, own, isolation, sandboxes: Sandboxes::default(), templates };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -122,6 +122,7 @@ impl Server {
 
     /// Ends every sandbox and waits until nothing of them is left.
     pub async fn close(&self) {
+        self.shared.templates.close().await;
         for live in self.shared.sandboxes.all() {
             self.shared.sandboxes.end(&live.id).await;
         }

@@ -41,6 +41,11 @@ impl Own {
         self.folder.join("isolation")
     }
 
+    /// Homes that are ready before a sandbox asks for one.
+    pub fn spares(&self) -> PathBuf {
+        self.folder.join("spares")
+    }
+
     /// The folder of one sandbox; not made yet.
     pub fn sandbox(&self, id: &str) -> PathBuf {
         self.folder.join("sandboxes").join(id)
