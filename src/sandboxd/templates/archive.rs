@@ -123,7 +123,12 @@ impl<R: Read> Archive<R> {
         (self.content, self.filling) = (0, 0);
         let mut notes = Notes::default();
         loop {
-            let Some(header) = self.header()? else { return Ok(None) };
+            let Some(header) = self.header()? else {
+                // To its last byte: what gzip says about the whole stands there.
+                let mut buffer = [0; 64 << 10];
+                while self.take(&mut buffer)? > 0 {}
+                return Ok(None);
+            };
             self.entries += 1;
             if self.entries > self.bounds.entries {
                 return Err(wrong(format!("it has more than {} entries", self.bounds.entries)));
@@ -203,7 +208,7 @@ impl<R: Read> Archive<R> {
             let outside = block[..148].iter().chain(&block[156..]).map(|byte| field(*byte)).sum::<i64>();
             outside + 8 * i64::from(b' ')
         };
-        let said = i64::try_from(number(&block[148..156])?).unwrap_or(-1);
+        let said = number(&block[148..156]).ok().and_then(|said| i64::try_from(said).ok()).unwrap_or(-1);
         // Some old writers took bytes for signed numbers.
         if said != sum(&|byte| byte.into()) && said != sum(&|byte| byte.cast_signed().into()) {
             return Err(wrong("it is not a tar archive, or it is damaged"));
