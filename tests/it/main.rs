@@ -24,6 +24,8 @@ mod findings;
 mod fix;
 /// Patches that are honest, and patches that only look so, before the real judge.
 mod gaming;
+/// What our client of E2B sends, beside what E2B's own SDKs send.
+mod golden;
 /// Rules about the code itself.
 mod house;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.

@@ -121,11 +121,12 @@ def entry_of(method, target, headers, body):
     packed = any(name.lower() == "content-encoding" and value == "gzip" for name, value in headers)
     if packed and content_type.startswith("application/"):
         body = gzip.decompress(body)
+    # Where archives go is the server's to say.
+    upload = method == "PUT" and "x-api-key" not in kept
     return {
         "method": method,
-        # Where archives go is the server's to say.
-        "path": "{upload}" if method == "PUT" and "x-api-key" not in kept else path_of(url.path),
-        "query": dict(sorted(query.items())),
+        "path": "{upload}" if upload else path_of(url.path),
+        "query": {} if upload else dict(sorted(query.items())),
         "headers": dict(sorted(kept.items())),
         "body": body_of(body, content_type),
     }
