@@ -1,5 +1,6 @@
-//! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules, search),
-//! measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or `cargo bench -- turn records`.
+//! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules,
+//! sandboxes, search), measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or
+//! `cargo bench -- turn records`.
 //!
 //! It says what is, not whether that is good: a shared machine is noisy, so look at the ratios and at several runs. Every
 //! figure is the median of its repetitions. State lies in the target folder, because a temporary folder may be in memory, where
@@ -18,6 +19,7 @@ mod bare;
 mod checked;
 mod prompt;
 mod records;
+mod sandboxd;
 mod sandboxes;
 mod schedules;
 mod search;
@@ -55,6 +57,7 @@ const GROUPS: &[Group] = &[
     ("prompt", prompt::prompt),
     ("schedules", schedules::schedules),
     ("isolation", sandboxes::start),
+    ("sandboxd", sandboxd::sandboxes),
     ("search", search::search),
 ];
 
