@@ -197,7 +197,8 @@ async fn upload_address(
     let scheme = text("x-forwarded-proto").filter(|scheme| *scheme == "https").unwrap_or("http");
     let url = Some(format!("{scheme}://{host}/nightcrew/uploads/{word}"));
     let present = templates.uploads.is_there(&hash, now);
-    Ok((StatusCode::CREATED, Json(FileUpload { present, url })).into_response())
+    Ok((StatusCode::CREATED, Json(FileUpload { present, url, headers: std::collections::BTreeMap::new() }))
+        .into_response())
 }
 
 async fn upload(
