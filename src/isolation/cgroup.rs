@@ -54,12 +54,14 @@ impl Delegated {
     }
 
     /// A group for one sandbox, with its limits.
-    pub(super) fn group(&self, name: &str, limits: &Limits) -> io::Result<Group> {
+    ///
+    /// `whole`: when memory runs out everything in it is ended, and not the largest process alone.
+    pub(super) fn group(&self, name: &str, limits: &Limits, whole: bool) -> io::Result<Group> {
         let path = self.root.join(name);
         make(&path)?;
         let group = Group { path };
         group.write("memory.max", &limits.memory_bytes.to_string())?;
-        group.write("memory.oom.group", "1")?;
+        group.write("memory.oom.group", if whole { "1" } else { "0" })?;
         // The supervisor and what stands around it count as well.
         group.write("pids.max", &(limits.processes + 8).to_string())?;
         match group.write("memory.swap.max", "0") {
@@ -107,10 +109,11 @@ impl Group {
         self.write("cgroup.kill", "1")
     }
 
-    /// Whether the kernel ended something in it for want of memory.
-    pub(super) fn ran_out_of_memory(&self) -> bool {
+    /// How many processes in it the kernel has ended for want of memory.
+    pub(super) fn deaths_by_memory(&self) -> u64 {
         let events = std::fs::read_to_string(self.path.join("memory.events")).unwrap_or_default();
-        events.lines().filter_map(|line| line.strip_prefix("oom_kill ")).any(|count| count.trim() != "0")
+        let count = events.lines().find_map(|line| line.strip_prefix("oom_kill "));
+        count.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
     }
 }
 
@@ -143,7 +146,7 @@ mod tests {
         assert_eq!(std::fs::read_to_string(given.path().join("cgroup.subtree_control")).unwrap(), "+memory +pids");
         assert_eq!(std::fs::read_to_string(given.path().join("daemon/cgroup.procs")).unwrap(), "77");
         // The kernel makes the files of a new group; without them there are no limits, and that is an error.
-        assert!(delegated.group("run-1", &Limits::default()).is_err());
+        assert!(delegated.group("run-1", &Limits::default(), true).is_err());
 
         let shared = fake("memory pids\n", "77\n78\n");
         assert!(Delegated::prepare(shared.path(), 77).unwrap_err().contains("other processes"));

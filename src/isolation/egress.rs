@@ -1,4 +1,4 @@
-//! The network of one command: named hosts and registries through a proxy of the daemon's, and nothing else.
+//! The network of one sandbox: named hosts and registries through a proxy of the daemon's, and nothing else.
 //!
 //! The command keeps its own, empty network. The process that watches it opens one listening socket on the loopback inside and hands
 //! it out over its conversation with the daemon (a socket stays in the network where it was made, whoever holds it), and the daemon
@@ -29,7 +29,6 @@ use tokio::io::{AsyncReadExt, Interest};
 use self::hosts::{Host, REGISTRIES, Registry, Rules};
 use self::proxy::Gate;
 use super::plan::{Mount, OWN, Plan};
-use super::spec::Spec;
 use super::wire;
 
 pub use machine::Reach;
@@ -82,8 +81,8 @@ impl Egress {
         Ok(Self { gate, environment, files: settings.certificates, cargo: settings.cargo })
     }
 
-    /// Tells the command what this machine says about its network. `directory` is the run's own.
-    pub(super) fn shape(&self, plan: &mut Plan, spec: &Spec, directory: &Path) -> io::Result<()> {
+    /// Tells processes what this machine says about its network, but for the variables that are `given`. `directory` is the sandbox's own.
+    pub(super) fn shape(&self, plan: &mut Plan, given: &BTreeMap<String, String>, directory: &Path) -> io::Result<()> {
         let mut environment = self.environment.clone();
         if let Some(home) = plan.environment.get("HOME") {
             // The host's own is read-only, and was to be used without a network.
@@ -100,7 +99,7 @@ impl Egress {
             }
         }
         plan.cargo.clone_from(&self.cargo);
-        environment.retain(|name, _| !spec.environment.contains_key(name));
+        environment.retain(|name, _| !given.contains_key(name));
         plan.environment.extend(environment);
         Ok(())
     }

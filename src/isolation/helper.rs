@@ -2,8 +2,7 @@
 //!
 //! `… __confine outer` leaves the host's namespaces (or becomes `bwrap`, which does) and starts `… __confine init`, which becomes the first
 //! process inside, or in the last tier the supervisor. It is a process of its own because a daemon with threads cannot
-//! safely run code between `fork` and `exec`. It has one thread, reads nothing from the environment and writes nothing to its
-//! outputs: those belong to the command.
+//! safely run code between `fork` and `exec`. It has one thread and reads nothing from the environment.
 
 use std::ffi::OsString;
 use std::io;
@@ -15,7 +14,7 @@ use rustix::thread::CapabilitySet;
 
 use super::plan::{BUILD, Plan, UID, bubblewrap_arguments};
 use super::tier::Tier;
-use super::wire::{Received, Stage, Word, line, receive_plan};
+use super::wire::{Stage, Word, line, receive_plan};
 use super::{init, sys};
 
 /// The hidden first argument by which the binary knows that it is the helper.
@@ -72,8 +71,8 @@ pub(super) fn tell(socket: &OwnedFd, word: &Word) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits for the daemon (which meanwhile puts this process into its cgroup) and takes the plan.
-pub(super) fn plan(socket: &OwnedFd) -> Result<(Plan, Received), Failure> {
+/// Waits for the daemon (which meanwhile puts this process into its cgroup) and takes the plan, and where the proxy's socket goes.
+pub(super) fn plan(socket: &OwnedFd) -> Result<(Plan, Option<OwnedFd>), Failure> {
     let (plan, other) =
         receive_plan(socket).map_err(|error| Failure::new(Stage::Protocol, "what the daemon sent", error))?;
     if plan.build != BUILD {

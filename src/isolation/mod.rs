@@ -17,11 +17,11 @@
 mod cgroup;
 mod detect;
 mod egress;
-#[allow(dead_code)] // Until rooms start it.
 mod files;
 mod filter;
 mod helper;
 mod init;
+mod keeper;
 mod mounts;
 mod output;
 mod plan;
@@ -30,6 +30,7 @@ mod ruleset;
 mod run;
 mod spec;
 mod sys;
+mod terminal;
 mod tier;
 mod toolchains;
 mod watch;
@@ -82,6 +83,9 @@ pub enum Error {
     /// The confinement stands, but there is no such program, or it cannot be executed.
     #[error("the command cannot be started: {message}")]
     Command { message: String, errno: Option<i32> },
+    /// There is no such directory for it to start in, or it cannot be entered.
+    #[error("the command cannot be started: {message}")]
+    Directory { message: String, errno: Option<i32> },
     /// The helper is gone and left no word. The command is as well.
     #[error("the sandbox was lost: {what}")]
     Lost { what: String },
@@ -241,47 +245,64 @@ impl Isolation {
         self.start_in(self.tier.ok_or(Error::NoTier)?, spec).await
     }
 
-    async fn start_in(&self, tier: Tier, mut spec: Spec) -> Result<Running, Error> {
+    async fn start_in(&self, tier: Tier, spec: Spec) -> Result<Running, Error> {
         spec.check()?;
-        let egress = self.egress(&spec)?;
+        let ground = plan::Ground::of_one(&spec);
         let work = |source| Error::Work { path: spec.work.clone(), source };
-        let real = tokio::fs::canonicalize(&spec.work).await.map_err(work)?;
-        if real.parent().is_none() || !real.join(&spec.directory).is_dir() {
+        if !tokio::fs::canonicalize(&spec.work).await.map_err(work)?.join(&spec.directory).is_dir() {
             return Err(work(io::ErrorKind::NotADirectory.into()));
         }
-        spec.work = real;
-        for path in &mut spec.read_only {
+        let Made { name, line, directory, .. } = self.make(tier, ground).await?;
+        // The same path, without a slash at its end.
+        let directory = directory.join(&spec.directory).components().collect();
+        let program = wire::Program { words: spec.words(), environment: spec.environment, directory };
+        let launch = run::Launch {
+            id: 1,
+            words: wire::memory_file(&program).map_err(|source| Error::Start { source })?,
+            files: false,
+            stdin: spec.stdin,
+            terminal: None,
+            wall: spec.limits.wall,
+            output_bytes: spec.limits.output_bytes,
+            once: true,
+            tier,
+        };
+        let launched = launch.order(&line).await?;
+        Ok(launched.attend(&self.shared.scope, format!("sandbox {name}: its command")))
+    }
+
+    /// Makes a sandbox. It need not stand yet.
+    async fn make(&self, tier: Tier, mut ground: plan::Ground) -> Result<Made, Error> {
+        let egress = self.egress(&ground.egress)?;
+        for path in &mut ground.read_only {
             let failed = |source| Error::ReadOnly { path: path.host.clone(), source };
             path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
         }
-        for path in spec.home.iter_mut().chain(spec.writable.iter_mut().map(|path| &mut path.host)) {
+        let shared = &self.shared;
+        let of_its_own = tier == Tier::Landlock && shared.machine.root;
+        let why = "in this tier commands have a user of their own, which cannot enter a directory above it";
+        let writable = ground.writable.iter_mut().map(|path| &mut path.host);
+        for path in ground.work.iter_mut().chain(&mut ground.home).chain(writable) {
             let failed = |source| Error::Work { path: path.clone(), source };
             let real = tokio::fs::canonicalize(&*path).await.map_err(failed)?;
             if real.parent().is_none() || !real.is_dir() {
                 return Err(Error::Work { path: real, source: io::ErrorKind::NotADirectory.into() });
             }
+            if of_its_own && !plan::everybody_reaches(&real) {
+                let source = io::Error::new(io::ErrorKind::PermissionDenied, why);
+                return Err(Error::Work { path: real, source });
+            }
             *path = real;
-        }
-        let shared = &self.shared;
-        let of_its_own = tier == Tier::Landlock && shared.machine.root;
-        let mut written = [Some(&spec.work), spec.home.as_ref()]
-            .into_iter()
-            .flatten()
-            .chain(spec.writable.iter().map(|path| &path.host));
-        if of_its_own && let Some(path) = written.find(|path| !plan::everybody_reaches(path)) {
-            let why = "in this tier commands have a user of their own, which cannot enter a directory above it";
-            let source = io::Error::new(io::ErrorKind::PermissionDenied, why);
-            return Err(Error::Work { path: path.clone(), source });
         }
         let name = format!("run-{}", shared.serial.fetch_add(1, Ordering::Relaxed));
         let directory = shared.state.join(&name);
         let user = of_its_own.then(|| TakenUser::take(shared)).transpose()?;
-        let mut plan = plan::plan(&spec, tier, &shared.host, &directory, user.as_ref().map(|user| user.uid));
+        let mut plan = plan::plan(&ground, tier, &shared.host, &directory, user.as_ref().map(|user| user.uid));
         plan.bubblewrap.clone_from(&shared.bubblewrap);
         let group = match &shared.cgroup {
             Ok(delegated) => Some(
                 delegated
-                    .group(&name, &spec.limits)
+                    .group(&name, &ground.limits, ground.once)
                     .map_err(|source| Error::State { path: name.clone().into(), source })?,
             ),
             Err(_) => None,
@@ -290,24 +311,29 @@ impl Isolation {
         let own_directory = |source| Error::State { path: directory.clone(), source };
         tokio::fs::create_dir(&directory).await.map_err(own_directory)?;
         if let Some(egress) = &egress {
-            egress.shape(&mut plan, &spec, &directory).map_err(own_directory)?;
+            egress.shape(&mut plan, &ground.environment, &directory).map_err(own_directory)?;
         }
-        let job = run::Job { plan, stdin: spec.stdin, helper: shared.helper.clone(), group, egress, directory };
-        let (handle, reins, chunks) = run::ends(shared.scope.token());
-        let answer = shared.scope.spawn(format!("sandbox {name}"), async move {
-            let answer = job.run(reins).await;
-            drop(user);
-            answer
-        });
-        Ok(Running::new(handle, chunks, answer))
+        let mut names = Vec::new();
+        if !tier.own_file_system() {
+            names.extend(ground.home.map(|home| (PathBuf::from(plan::HOME), home)));
+            names.push((PathBuf::from("/tmp"), directory.clone()));
+        }
+        let made = (plan.directory.clone(), name.clone());
+        let egress = egress.map(Arc::new);
+        let helper = shared.helper.clone();
+        let job = keeper::Job { plan, helper, group, egress, directory, user };
+        let (keeper, line, ready) = keeper::Keeper::new(job, shared.scope.token());
+        drop(shared.scope.spawn(format!("sandbox {name}"), keeper.run()));
+        let (directory, name) = made;
+        Ok(Made { name, line, ready, directory, names })
     }
 
-    /// The way to the network, for a spec that names hosts.
-    fn egress(&self, spec: &Spec) -> Result<Option<egress::Egress>, Error> {
-        if spec.egress.is_empty() {
+    /// The way to the network, for a sandbox that names hosts.
+    fn egress(&self, hosts: &[String]) -> Result<Option<egress::Egress>, Error> {
+        if hosts.is_empty() {
             return Ok(None);
         }
-        egress::Egress::new(&spec.egress, &self.shared.reach).map(Some).map_err(Error::Egress)
+        egress::Egress::new(hosts, &self.shared.reach).map(Some).map_err(Error::Egress)
     }
 
     fn machine(&self) -> &Machine {
@@ -323,7 +349,18 @@ impl Isolation {
     }
 }
 
-/// A user that one run of the last tier has for itself.
+/// A sandbox that was made.
+struct Made {
+    name: String,
+    line: keeper::Line,
+    ready: tokio::sync::oneshot::Receiver<Result<(), Error>>,
+    /// Where its processes start, as they name it.
+    directory: PathBuf,
+    /// What clients call otherwise than its processes do.
+    names: Vec<(PathBuf, PathBuf)>,
+}
+
+/// A user that one sandbox of the last tier has for itself.
 struct TakenUser {
     uid: u32,
     of: Arc<Shared>,

@@ -1,5 +1,5 @@
 //! From what a caller asks for to what the helper does: mounts, variables, paths. One plan serves bubblewrap, our own namespaces
-//! and the last tier, so that they differ in means and not in what a command finds.
+//! and the last tier, so that they differ in means and not in what processes find.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::spec::{Limits, Spec, Stdin};
+use super::room::RoomSpec;
+use super::spec::{Limits, ReadOnly, Spec, Writable};
 use super::tier::Tier;
 use super::toolchains::Toolchain;
 
@@ -20,7 +21,7 @@ pub(super) const HOME: &str = "/home/user";
 /// The user inside, in tiers with a user namespace.
 pub(super) const UID: u32 = 1000;
 /// Version of what the daemon and its helper say to each other. They are one binary, unless it was replaced under a running daemon.
-pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
+pub(super) const BUILD: &str = concat!(env!("CARGO_PKG_VERSION"), "/3");
 
 /// One entry of the file system inside, in the order in which they are made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,25 +56,54 @@ pub(super) enum Mount {
     },
 }
 
+/// What a sandbox is made of, be it for one command or for many.
+#[derive(Clone, Debug)]
+pub(super) struct Ground {
+    /// The work directory, where there is one beside the home.
+    pub work: Option<PathBuf>,
+    pub home: Option<PathBuf>,
+    pub read_only: Vec<ReadOnly>,
+    pub writable: Vec<Writable>,
+    pub egress: Vec<String>,
+    pub environment: BTreeMap<String, String>,
+    pub limits: Limits,
+    /// It ends with its first process.
+    pub once: bool,
+}
+
+impl Ground {
+    pub(super) fn of_one(spec: &Spec) -> Self {
+        let Spec { work, home, read_only, writable, egress, environment, limits, .. } = spec.clone();
+        Self { work: Some(work), home, read_only, writable, egress, environment, limits, once: true }
+    }
+
+    pub(super) fn of_many(spec: &RoomSpec) -> Self {
+        let RoomSpec { home, read_only, egress, environment, limits, .. } = spec.clone();
+        Self { work: None, home: Some(home), read_only, writable: Vec::new(), egress, environment, limits, once: false }
+    }
+}
+
 /// Everything that the helper needs to know.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Plan {
     pub build: String,
     pub tier: Tier,
     pub mounts: Vec<Mount>,
-    /// What Landlock lets the command read and execute.
+    /// What Landlock lets processes read and execute.
     pub read: Vec<PathBuf>,
-    /// What Landlock lets the command write.
+    /// What Landlock lets processes write.
     pub write: Vec<PathBuf>,
-    pub words: Vec<String>,
+    /// Variables of every process.
     pub environment: BTreeMap<String, String>,
-    pub work: PathBuf,
+    /// Where processes start that are not told where.
     pub directory: PathBuf,
     pub limits: Limits,
-    /// The user that the command becomes: in the last tier when the daemon is root.
+    /// It ends with its first process.
+    pub once: bool,
+    /// The user that processes become: in the last tier when the daemon is root.
     pub user: Option<u32>,
-    /// Directories of the host that the command writes to, as it names them: they count towards the limit on disk, and where the
-    /// command becomes a user they become that user's.
+    /// Directories of the host that processes write to, as they name them: they count towards the limit on disk, and where processes
+    /// become a user they become that user's.
     pub disks: Vec<PathBuf>,
     /// Temporary file systems: what lies in them is memory.
     pub memories: Vec<PathBuf>,
@@ -81,11 +111,9 @@ pub(super) struct Plan {
     pub counted: bool,
     /// Where `bwrap` is.
     pub bubblewrap: Option<PathBuf>,
-    /// Whether the command reads something.
-    pub stdin: bool,
-    /// Whether the command gets a proxy to the network.
+    /// Whether there is a proxy to the network.
     pub egress: bool,
-    /// What is written to cargo's configuration, if there is none in its home.
+    /// What is written to cargo's configuration, if there is none in the home.
     pub cargo: Option<String>,
 }
 
@@ -259,18 +287,18 @@ pub(super) fn everybody_reaches(path: &Path) -> bool {
     path.ancestors().skip(1).all(enters)
 }
 
-/// The plan for `spec` under `tier`. `scratch` is a private directory, made for this run, that the last tier writes to.
-pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: Option<u32>) -> Plan {
+/// The plan for `ground` under `tier`. `scratch` is a private directory, made for this sandbox, that the last tier writes to.
+pub(super) fn plan(ground: &Ground, tier: Tier, host: &Host, scratch: &Path, user: Option<u32>) -> Plan {
     let own = tier.own_file_system();
-    let work = if own { PathBuf::from(WORK) } else { spec.work.clone() };
     let toolchains = usable(&host.toolchains, user);
     let toolchain_paths = || toolchains.iter().flat_map(|found| found.paths.iter().cloned());
 
     let mut environment = BTreeMap::new();
-    let home = if own { HOME.into() } else { spec.home.clone().unwrap_or_else(|| scratch.into()) };
+    let home = if own { HOME.into() } else { ground.home.clone().unwrap_or_else(|| scratch.into()) };
+    let work = ground.work.as_ref().map(|work| if own { PathBuf::from(WORK) } else { work.clone() });
     let temporary = if own { PathBuf::from("/tmp") } else { scratch.into() };
     let mut path: Vec<String> = Vec::new();
-    if spec.home.is_some() {
+    if ground.home.is_some() {
         // What a person would have there: `pip install --user`, `cargo install`.
         path.extend([".local/bin", ".cargo/bin"].map(|below| home.join(below).display().to_string()));
     }
@@ -288,35 +316,35 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
     set("LANG", "C.UTF-8".into());
     set("USER", "user".into());
     set("LOGNAME", "user".into());
-    set("TERM", "dumb".into());
-    set("PWD", work.join(&spec.directory).display().to_string().trim_end_matches('/').to_owned());
-    environment.extend(spec.environment.clone());
+    environment.extend(ground.environment.clone());
 
     let (mounts, read, write) = if own {
         // The file system holds nothing that may not be read, so Landlock's part is to say where may be written.
-        let mut write = [WORK, "/tmp", HOME, "/dev"].map(PathBuf::from).to_vec();
-        write.extend(spec.writable.iter().map(|path| path.inside.clone()));
-        (mounts(spec, tier, host, toolchain_paths().collect()), vec![PathBuf::from("/")], write)
+        let mut write = ["/tmp", HOME, "/dev"].map(PathBuf::from).to_vec();
+        write.extend(work.clone());
+        write.extend(ground.writable.iter().map(|path| path.inside.clone()));
+        (mounts(ground, tier, host, toolchain_paths().collect()), vec![PathBuf::from("/")], write)
     } else {
         let mut read: Vec<PathBuf> = SYSTEM.iter().chain(FACTS).map(PathBuf::from).collect();
         let etc = SYSTEM_ETC.iter().chain(LIVE_ETC).chain(&["passwd", "group", "hosts", "nsswitch.conf"]);
         read.extend(etc.map(|name| Path::new("/etc").join(name)));
         read.extend(toolchain_paths());
-        read.extend(spec.read_only.iter().map(|path| path.host.clone()));
+        read.extend(ground.read_only.iter().map(|path| path.host.clone()));
         let mut write: Vec<PathBuf> = DEVICES.iter().map(PathBuf::from).collect();
-        write.extend([work.clone(), scratch.to_owned()]);
-        write.extend(spec.home.clone());
-        write.extend(spec.writable.iter().map(|path| path.host.clone()));
+        write.push(scratch.to_owned());
+        write.extend(work.clone());
+        write.extend(ground.home.clone());
+        write.extend(ground.writable.iter().map(|path| path.host.clone()));
         (Vec::new(), read, write)
     };
-    let mut disks = vec![work.clone()];
+    let mut disks: Vec<PathBuf> = work.iter().cloned().collect();
     disks.extend((!own).then(|| scratch.to_owned()));
-    disks.extend(spec.home.is_some().then_some(home));
-    disks.extend(spec.writable.iter().map(|path| tier.shown_at(&path.host, &path.inside).to_owned()));
+    disks.extend(ground.home.is_some().then(|| home.clone()));
+    disks.extend(ground.writable.iter().map(|path| tier.shown_at(&path.host, &path.inside).to_owned()));
     let mut memories = Vec::new();
     if own {
         memories.extend(["/tmp", "/dev/shm"].map(PathBuf::from));
-        memories.extend(spec.home.is_none().then(|| PathBuf::from(HOME)));
+        memories.extend(ground.home.is_none().then(|| PathBuf::from(HOME)));
     }
     Plan {
         build: BUILD.into(),
@@ -324,38 +352,41 @@ pub(super) fn plan(spec: &Spec, tier: Tier, host: &Host, scratch: &Path, user: O
         mounts,
         read,
         write,
-        words: spec.words(),
         environment,
-        directory: work.join(&spec.directory),
-        work,
-        limits: spec.limits.clone(),
+        directory: work.unwrap_or(home),
+        limits: ground.limits.clone(),
+        once: ground.once,
         user: if own { None } else { user },
         disks,
         memories,
         counted: false,
         bubblewrap: None,
-        stdin: spec.stdin != Stdin::Nothing,
-        egress: !spec.egress.is_empty(),
+        egress: !ground.egress.is_empty(),
         cargo: None,
     }
 }
 
-fn mounts(spec: &Spec, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec<Mount> {
-    let size_bytes = spec.limits.scratch_bytes;
+/// What lies in temporary file systems stays when its process is ended, so all of them together leave memory for further processes.
+fn scratch_bytes(limits: &Limits) -> u64 {
+    limits.scratch_bytes.min(limits.memory_bytes / 4)
+}
+
+fn mounts(ground: &Ground, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) -> Vec<Mount> {
+    let size_bytes = scratch_bytes(&ground.limits);
     let mut mounts = vec![Mount::Proc, Mount::Dev { size_bytes }];
     mounts.push(Mount::Tmpfs { at: "/tmp".into(), size_bytes });
     // Before the toolchains, which may lie in a home of this name.
-    mounts.push(match &spec.home {
+    mounts.push(match &ground.home {
         None => Mount::Tmpfs { at: HOME.into(), size_bytes },
         Some(home) => Mount::Write { host: home.clone(), at: HOME.into() },
     });
     mounts.extend(host.mounts.iter().cloned());
     mounts.extend(toolchains.into_iter().map(|path| Mount::Read { host: path.clone(), at: path }));
-    for path in &spec.read_only {
+    for path in &ground.read_only {
         mounts.push(Mount::Read { host: path.host.clone(), at: path.inside.clone() });
     }
-    mounts.push(Mount::Write { host: spec.work.clone(), at: WORK.into() });
-    for path in &spec.writable {
+    mounts.extend(ground.work.iter().map(|work| Mount::Write { host: work.clone(), at: WORK.into() }));
+    for path in &ground.writable {
         mounts.push(Mount::Write { host: path.host.clone(), at: path.inside.clone() });
     }
     mounts.extend(host.masks.iter().cloned());

@@ -6,11 +6,20 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::plan::HOME;
-use super::{Command, Error, Isolation, Limits, ReadOnly, Running, Spec, Stdin};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::DropGuard;
+
+use super::files::Map;
+use super::keeper::Line;
+use super::plan::{Ground, HOME};
+use super::run::{Launch, Running};
+use super::spec::{self, Command, Limits, ReadOnly, Stdin};
+use super::tier::Tier;
+use super::wire::{self, Program};
+use super::{Error, Isolation, Made};
 
 /// The file system that processes see around their home.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,7 +61,7 @@ impl RoomSpec {
 }
 
 /// Size of a terminal in characters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Size {
     pub columns: u16,
     pub rows: u16,
@@ -99,9 +108,22 @@ pub struct Started {
 /// A room that stands. When the last clone is dropped it is closed.
 #[derive(Clone, Debug)]
 pub struct Room {
+    stands: Arc<Stands>,
+}
+
+#[derive(Debug)]
+struct Stands {
     isolation: Isolation,
-    spec: Arc<RoomSpec>,
-    serial: Arc<AtomicU32>,
+    tier: Tier,
+    name: String,
+    line: Line,
+    /// Where processes start that are not told where.
+    directory: PathBuf,
+    /// What clients call otherwise than its processes do.
+    names: Vec<(PathBuf, PathBuf)>,
+    limits: Limits,
+    serial: AtomicU64,
+    _closed_when_dropped: DropGuard,
 }
 
 impl Room {
@@ -110,55 +132,91 @@ impl Room {
 
     /// Where processes find what clients call `path`: the same, but for the last tier, where home and temporary directory are the host's.
     pub fn shown(&self, path: &Path) -> PathBuf {
-        match self.isolation.tier {
-            Some(tier) if !tier.own_file_system() => match path.strip_prefix(HOME) {
-                Ok(rest) => self.spec.home.join(rest),
-                Err(_) => path.to_owned(),
-            },
-            _ => path.to_owned(),
+        let found = self.stands.names.iter().find_map(|(name, at)| Some((at, path.strip_prefix(name).ok()?)));
+        match found {
+            // Not `join("")`, which would end in a slash.
+            Some((at, rest)) => at.components().chain(rest.components()).collect(),
+            None => path.to_owned(),
         }
+    }
+
+    /// The tier that confines it.
+    pub fn tier(&self) -> Tier {
+        self.stands.tier
+    }
+
+    /// What its processes wanted to reach and were not allowed to, so far.
+    pub fn refused(&self) -> Vec<String> {
+        self.stands.line.refused()
     }
 
     /// Starts a process.
     ///
-    /// Errors: `Command` if there is no such program or directory; `Lost` if the room is gone.
+    /// Errors: `Spec`; `Command` if there is no such program, `Directory` if there is no such directory; `Lost` if the room is gone.
     pub async fn start(&self, process: Process) -> Result<Started, Error> {
-        let mut spec = Spec::new(process.command, self.spec.home.clone());
-        spec.home = Some(self.spec.home.clone());
-        let directory = process.directory.unwrap_or_else(|| HOME.into());
-        spec.directory = directory.strip_prefix(HOME).map(Path::to_owned).unwrap_or_default();
-        spec.read_only.clone_from(&self.spec.read_only);
-        spec.egress.clone_from(&self.spec.egress);
-        spec.environment = self.spec.environment.clone();
-        spec.environment.extend(process.environment);
-        spec.stdin = process.stdin;
-        spec.limits = self.spec.limits.clone();
-        if let Some(wall) = process.wall {
-            spec.limits.wall = wall;
+        let Process { command, directory, environment, stdin, terminal, wall } = process;
+        let words = command.words();
+        spec::check_words(&words, &environment)?;
+        let directory = directory.map_or_else(|| self.stands.directory.clone(), |path| self.shown(&path));
+        if !directory.is_absolute() {
+            return Err(Error::Spec(format!("`{}` is not an absolute path", directory.display())));
         }
-        let running = self.isolation.start(spec).await?;
-        Ok(Started { pid: self.serial.fetch_add(1, Ordering::Relaxed), running })
+        let program = wire::memory_file(&Program { words, environment, directory });
+        let launch = Launch {
+            id: self.stands.serial.fetch_add(1, Ordering::Relaxed),
+            words: program.map_err(|source| Error::Start { source })?,
+            files: false,
+            stdin,
+            terminal,
+            wall: wall.unwrap_or(self.stands.limits.wall),
+            output_bytes: self.stands.limits.output_bytes,
+            once: false,
+            tier: self.stands.tier,
+        };
+        self.launch(launch).await
     }
 
     /// Starts a worker that reads and writes files as a process of the room does, so that no path is ever resolved outside: it takes
-    /// requests on its standard input and answers on its standard output (`files`).
+    /// requests on its standard input and answers on its standard output (`files`). When a limit of the room is met it is ended with all
+    /// others, and another can be started.
+    ///
+    /// Errors: `Lost` if the room is gone.
     pub async fn files(&self) -> Result<Started, Error> {
-        Err(Error::Spec("not in this version".into()))
+        let map = wire::memory_file(&Map(self.stands.names.clone()));
+        let launch = Launch {
+            id: self.stands.serial.fetch_add(1, Ordering::Relaxed),
+            words: map.map_err(|source| Error::Start { source })?,
+            files: true,
+            stdin: Stdin::Open,
+            terminal: None,
+            wall: Duration::MAX,
+            output_bytes: 0,
+            once: false,
+            tier: self.stands.tier,
+        };
+        self.launch(launch).await
     }
 
-    /// Stops every process where it is, or lets them go on.
+    async fn launch(&self, launch: Launch) -> Result<Started, Error> {
+        let lost = || Error::Lost { what: "it is closed".into() };
+        let name = format!("sandbox {}: process {}", self.stands.name, launch.id);
+        let mut launched = launch.order(&self.stands.line).await?;
+        let pid = (&mut launched.started).await.map_err(|_| lost())??;
+        Ok(Started { pid, running: launched.attend(&self.stands.isolation.shared.scope, name) })
+    }
+
+    /// Stops every process where it is, or lets them go on. Meanwhile nothing can be started, and nobody's time runs.
+    ///
+    /// Errors: `Lost` if the room is gone.
     pub async fn freeze(&self, frozen: bool) -> Result<(), Error> {
-        Err(Error::Spec(format!("not in this version ({frozen})")))
+        let done = self.stands.line.freeze(frozen).await;
+        if done { Ok(()) } else { Err(Error::Lost { what: "it is closed".into() }) }
     }
 
     /// Ends every process and waits until they are gone.
-    pub async fn close(self) {}
-}
-
-impl super::Handle {
-    /// Tells the terminal its size. False if there is none.
-    pub async fn resize(&self, _size: Size) -> bool {
-        false
+    pub async fn close(self) {
+        self.stands.line.stop.cancel();
+        self.stands.line.gone.cancelled().await;
     }
 }
 
@@ -167,6 +225,26 @@ impl Isolation {
     ///
     /// Errors: as of [`Isolation::start`], and `Setup`.
     pub async fn open(&self, spec: RoomSpec) -> Result<Room, Error> {
-        Ok(Room { isolation: self.clone(), spec: Arc::new(spec), serial: Arc::new(AtomicU32::new(2)) })
+        let tier = self.tier.ok_or(Error::NoTier)?;
+        spec::check_paths(&spec.read_only, &[])?;
+        spec::check_words(&["a room".into()], &spec.environment)?;
+        if spec.root != Root::Host {
+            return Err(Error::Spec("a root file system of its own is not in this version".into()));
+        }
+        let Made { name, line, ready, directory, names } = self.make(tier, Ground::of_many(&spec)).await?;
+        let closed_when_dropped = line.stop.clone().drop_guard();
+        ready.await.map_err(|_| Error::Lost { what: "its task was ended".into() })??;
+        let stands = Stands {
+            isolation: self.clone(),
+            tier,
+            name,
+            line,
+            directory,
+            names,
+            limits: spec.limits,
+            serial: AtomicU64::new(1),
+            _closed_when_dropped: closed_when_dropped,
+        };
+        Ok(Room { stands: Arc::new(stands) })
     }
 }

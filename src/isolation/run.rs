@@ -1,31 +1,28 @@
-//! The daemon's side of one run: starts the helper, streams what comes out, keeps the caps, and ends it.
+//! One process of a room, seen from the daemon: its output as it comes, its input, its end.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::cgroup::Group;
-use super::egress::Egress;
-use super::helper;
+use super::keeper::{Line, Starting};
 use super::output::{Capture, Captured};
-use super::plan::Plan;
+use super::room::Size;
 use super::spec::Stdin;
 use super::tier::Tier;
-use super::wire::{self, Order, Stage, Stopped, Word};
-use super::{Error, Helper};
-use crate::base::scope::Answer;
+use super::wire::{self, End, Opening, Order, Stopped};
+use super::{Error, terminal};
+use crate::base::scope::{Answer, Scope};
 
-/// How long the helper may take to end everything before it is killed itself.
-const GRACE: Duration = Duration::from_secs(8);
 /// How long an output may stay open after everything has ended.
 const DRAIN: Duration = Duration::from_secs(2);
+/// How long an output is waited for that somebody else holds who is not ended with the process.
+const HELD: Duration = Duration::from_millis(100);
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,15 +34,15 @@ pub struct Finished {
     pub stopped: Option<Stopped>,
     pub stdout: Captured,
     pub stderr: Captured,
-    /// From the order to the end of everything, set-up included.
+    /// From the order to the end (for a single command: of everything, set-up included).
     pub duration: Duration,
-    /// Processor time of all processes together, to 10 ms.
+    /// Processor time of it and of what it has started, to 10 ms.
     pub cpu: Duration,
     /// The most that was seen; what is shorter than a twentieth of a second may be missed.
     pub peak_memory_bytes: u64,
     pub peak_processes: u64,
     pub tier: Tier,
-    /// What it wanted to reach and was not allowed to, as `host:port (why)`: some tens at most, each once.
+    /// What the sandbox's processes wanted to reach and were not allowed to, as `host:port (why)`: some tens at most, each once.
     pub refused: Vec<String>,
 }
 
@@ -98,29 +95,32 @@ impl Running {
 /// What can be done to a running command. Cheap to clone; does not keep the command alive.
 #[derive(Clone, Debug)]
 pub struct Handle {
+    id: u64,
+    line: Line,
     stop: CancellationToken,
+    over: CancellationToken,
     input: mpsc::Sender<Input>,
 }
 
 #[derive(Debug)]
 enum Input {
-    Signal(i32),
     Bytes(Vec<u8>),
     Close,
+    Resize(Size),
 }
 
 impl Handle {
-    /// Ends the command and everything that it has started.
+    /// Ends the command and what it has started, as far as that is known: its descendants and its sessions.
     pub fn kill(&self) {
         self.stop.cancel();
     }
 
     /// Sends a signal to the command itself (not to what it has started). False if it has ended.
     pub async fn signal(&self, number: i32) -> bool {
-        self.input.send(Input::Signal(number)).await.is_ok()
+        !self.over.is_cancelled() && self.line.order(Order::Signal { id: self.id, number }).await
     }
 
-    /// Writes to the command's standard input, where the spec says [`Stdin::Open`]. False if it has ended.
+    /// Writes to the command's standard input, where the spec says [`Stdin::Open`], or to its terminal. False if it has ended.
     pub async fn write_stdin(&self, bytes: Vec<u8>) -> bool {
         self.input.send(Input::Bytes(bytes)).await.is_ok()
     }
@@ -129,177 +129,242 @@ impl Handle {
     pub async fn close_stdin(&self) -> bool {
         self.input.send(Input::Close).await.is_ok()
     }
+
+    /// Gives its terminal another size, if it has one. False if it has ended.
+    pub async fn resize(&self, size: Size) -> bool {
+        self.input.send(Input::Resize(size)).await.is_ok()
+    }
 }
 
-/// Everything that one run needs.
-pub(super) struct Job {
-    pub plan: Plan,
+/// What is to be started in a room.
+pub(super) struct Launch {
+    pub id: u64,
+    /// The program or the file worker's map, in memory.
+    pub words: OwnedFd,
+    pub files: bool,
     pub stdin: Stdin,
-    pub helper: Helper,
-    pub group: Option<Group>,
-    pub egress: Option<Egress>,
-    /// Removed at the end.
-    pub directory: PathBuf,
+    pub terminal: Option<Size>,
+    pub wall: Duration,
+    pub output_bytes: u64,
+    /// The room ends with it, and it is over when nothing is left of the room.
+    pub once: bool,
+    pub tier: Tier,
 }
 
-/// The two ends of a run that is about to be started: what the caller holds, and what the task holds.
-pub(super) fn ends(scope_token: &CancellationToken) -> (Handle, Reins, mpsc::Receiver<Chunk>) {
-    let (chunks, receiver) = mpsc::channel(16);
-    let (input, inputs) = mpsc::channel(16);
-    let stop = scope_token.child_token();
-    (Handle { stop: stop.clone(), input }, Reins { stop, inputs, chunks: Some(chunks) }, receiver)
+/// The daemon's ends of what a process reads and writes.
+enum Ends {
+    Pipes {
+        stdin: Option<pipe::Sender>,
+        stdout: pipe::Receiver,
+        stderr: pipe::Receiver,
+    },
+    /// Where the terminal comes from.
+    Terminal(std::os::unix::net::UnixStream),
 }
 
-/// The task's end.
-pub(super) struct Reins {
-    stop: CancellationToken,
-    inputs: mpsc::Receiver<Input>,
-    chunks: Option<mpsc::Sender<Chunk>>,
+/// A process that was ordered.
+pub(super) struct Launched {
+    launch: Launch,
+    line: Line,
+    ends: Ends,
+    begun: Instant,
+    pub started: oneshot::Receiver<Result<u32, Error>>,
+    ended: oneshot::Receiver<Result<End, Error>>,
 }
 
-impl Running {
-    pub(super) fn new(handle: Handle, chunks: mpsc::Receiver<Chunk>, answer: Answer<Result<Finished, Error>>) -> Self {
-        let guard = handle.stop.clone().drop_guard();
-        Self { chunks, handle, answer, _ends_when_dropped: guard }
-    }
-}
-
-/// The daemon's ends of what it shares with the helper.
-struct Ends {
-    socket: tokio::net::UnixStream,
-    stdin: Option<pipe::Sender>,
-    /// Where the socket comes from on which the proxy is to listen.
-    egress: Option<OwnedFd>,
-}
-
-impl Job {
-    /// Runs to the end, whatever happens. Not cancel safe: dropped, it kills the helper but leaves its directory.
-    pub(super) async fn run(self, reins: Reins) -> Result<Finished, Error> {
-        let directory = self.directory.clone();
-        let answer = self.confined(reins).await;
-        // A command may have made it unremovable; the next start tries again.
-        if let Err(error) = tokio::fs::remove_dir_all(&directory).await
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!(%error, directory = %directory.display(), "a sandbox's directory stays behind");
-        }
-        answer
-    }
-
-    async fn confined(self, reins: Reins) -> Result<Finished, Error> {
+impl Launch {
+    /// Orders it. Answers `Lost` if the room is gone.
+    pub(super) async fn order(self, line: &Line) -> Result<Launched, Error> {
         let begun = Instant::now();
-        let (tier, limits) = (self.plan.tier, self.plan.limits.clone());
-        let (mut child, Ends { socket, stdin, egress }) = self.start().map_err(|source| Error::Start { source })?;
-        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-            return Err(Error::Lost { what: "the helper has no outputs".into() });
+        let start = |source| Error::Start { source };
+        let (ends, theirs) = self.pipes().map_err(start)?;
+        let opening = Opening {
+            id: self.id,
+            stdin: self.stdin != Stdin::Nothing,
+            terminal: self.terminal,
+            wall_ms: u64::try_from(self.wall.as_millis()).unwrap_or(u64::MAX),
+            files: self.files,
         };
-        let Reins { stop, mut inputs, chunks } = reins;
-        let drained = CancellationToken::new();
-        let outputs = async {
-            tokio::join!(
-                read(stdout, limits.output_bytes, chunks.clone(), Chunk::Stdout, &drained),
-                read(stderr, limits.output_bytes, chunks.clone(), Chunk::Stderr, &drained),
-            )
-        };
-        let outputs = std::pin::pin!(outputs);
-        let conversation = Conversation {
-            child: &mut child,
-            group: self.group.as_ref(),
-            overdue: tokio::time::Instant::now() + limits.wall + GRACE,
-        };
-        let (orders, order) = mpsc::channel(4);
-        let talk = std::pin::pin!(conversation.hold(socket, order, &stop));
-        let mut feed = std::pin::pin!(feed(stdin, self.stdin.clone(), &mut inputs, orders));
-        let mut outputs = outputs;
-        let mut talk = talk;
-        let mut served = std::pin::pin!(async {
-            match (&self.egress, egress) {
-                (Some(served), Some(from)) => served.serve(from, !tier.own_file_system()).await,
-                _ => Ok(()),
-            }
-        });
-        let (mut kept, mut fed, mut closed) = (None, false, false);
-        let told = loop {
-            tokio::select! {
-                outcome = &mut talk => break outcome,
-                both = &mut outputs, if kept.is_none() => kept = Some(both),
-                () = &mut feed, if !fed => fed = true,
-                ended = &mut served, if !closed => {
-                    closed = true;
-                    if let Err(error) = ended {
-                        tracing::warn!(%error, "a sandbox has no proxy to the network");
-                    }
-                }
-            }
-        };
-        let (stdout, stderr) = match kept {
-            Some(both) => both,
-            None => tokio::select! {
-                both = &mut outputs => both,
-                () = tokio::time::sleep(DRAIN) => {
-                    drained.cancel();
-                    outputs.await
-                }
-            },
-        };
-        let out_of_memory = self.group.as_ref().is_some_and(Group::ran_out_of_memory);
-        let mut finished = told.finish(tier, begun.elapsed(), stdout, stderr, out_of_memory)?;
-        finished.refused = self.egress.as_ref().map(Egress::refused).unwrap_or_default();
-        Ok(finished)
+        let words = self.words.try_clone().map_err(start)?;
+        let descriptors = [words].into_iter().chain(theirs).collect();
+        let ((started, is_started), (ended, is_ended)) = (oneshot::channel(), oneshot::channel());
+        if !line.start(Starting { opening, descriptors, started, ended }).await {
+            return Err(Error::Lost { what: "it is closed".into() });
+        }
+        Ok(Launched { launch: self, line: line.clone(), ends, begun, started: is_started, ended: is_ended })
     }
 
-    /// Starts the helper and opens the conversation with it.
-    fn start(&self) -> io::Result<(tokio::process::Child, Ends)> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
-        let outer = self.plan.tier.own_file_system();
-        let mut command = tokio::process::Command::new(self.helper.program());
-        command.arg(helper::WORD).arg(if outer { "outer" } else { "init" }).env_clear().current_dir("/");
-        command.stdin(OwnedFd::from(theirs)).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let child = command.spawn()?;
-        // Before the helper gets its plan it starts nothing, so nothing can be missing from the group.
-        if let (Some(group), Some(pid)) = (&self.group, child.id()) {
-            group.add(pid)?;
+    fn pipes(&self) -> io::Result<(Ends, Vec<OwnedFd>)> {
+        if self.terminal.is_some() {
+            let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+            return Ok((Ends::Terminal(ours), vec![theirs.into()]));
         }
-        let plan = wire::plan_file(&self.plan)?;
-        if outer {
-            wire::send_descriptors(&ours, &[plan.as_fd()])?;
-        }
-        let input = match &self.stdin {
-            Stdin::Nothing => None,
-            Stdin::Bytes(_) | Stdin::Open => Some(io::pipe()?),
+        let input = (self.stdin != Stdin::Nothing).then(io::pipe).transpose()?;
+        let ((stdout, to_stdout), (stderr, to_stderr)) = (io::pipe()?, io::pipe()?);
+        let (reader, writer) = input.unzip();
+        let theirs = reader.map(OwnedFd::from).into_iter().chain([to_stdout.into(), to_stderr.into()]).collect();
+        let ends = Ends::Pipes {
+            stdin: writer.map(|writer| pipe::Sender::from_owned_fd(writer.into())).transpose()?,
+            stdout: pipe::Receiver::from_owned_fd(stdout.into())?,
+            stderr: pipe::Receiver::from_owned_fd(stderr.into())?,
         };
-        let proxy = self.egress.as_ref().map(|_| std::os::unix::net::UnixStream::pair()).transpose()?;
-        let theirs =
-            input.iter().map(|(reader, _)| reader.as_fd()).chain(proxy.iter().map(|(_, theirs)| theirs.as_fd()));
-        let descriptors: Vec<_> = [plan.as_fd()].into_iter().chain(theirs).collect();
-        wire::send_descriptors(&ours, &descriptors)?;
-        ours.set_nonblocking(true)?;
-        let stdin = input.map(|(_, writer)| pipe::Sender::from_owned_fd(writer.into())).transpose()?;
-        let egress = proxy.map(|(ours, _)| ours.into());
-        Ok((child, Ends { socket: tokio::net::UnixStream::from_std(ours)?, stdin, egress }))
+        Ok((ends, theirs))
     }
 }
 
-/// Writes what the command reads, and passes signals on. Ends when both can have no more.
+impl Launched {
+    /// Begins the task that attends to it.
+    pub(super) fn attend(self, scope: &Scope, name: String) -> Running {
+        let (chunks, receiver) = mpsc::channel(16);
+        let (input, inputs) = mpsc::channel(16);
+        let (stop, over) = (self.line.stop.child_token(), CancellationToken::new());
+        let handle = Handle { id: self.launch.id, line: self.line.clone(), stop: stop.clone(), over, input };
+        let (task, rest) = (handle.clone(), scope.clone());
+        let answer = scope.spawn(name, async move { self.run(&task, inputs, chunks, &rest).await });
+        Running { chunks: receiver, handle, answer, _ends_when_dropped: stop.drop_guard() }
+    }
+
+    async fn run(
+        self,
+        handle: &Handle,
+        mut inputs: mpsc::Receiver<Input>,
+        chunks: mpsc::Sender<Chunk>,
+        scope: &Scope,
+    ) -> Result<Finished, Error> {
+        let Self { launch, line, ends, begun, started, mut ended } = self;
+        let _over = handle.over.clone().drop_guard();
+        let mut killed = std::pin::pin!(kill_when(handle, &line));
+        let lost = || Error::Lost { what: "its room is gone".into() };
+        // Where somebody has waited for the start already there is nothing to hear any more.
+        if !started.is_terminated() {
+            let mut started = started;
+            let answer = loop {
+                tokio::select! {
+                    answer = &mut started => break answer,
+                    () = &mut killed => {}
+                }
+            };
+            answer.map_err(|_| lost())??;
+        }
+        let (stdin, stdout, stderr, size) = match ends {
+            Ends::Pipes { stdin, stdout, stderr } => (stdin, stdout, Some(stderr), None),
+            Ends::Terminal(from) => {
+                let terminal = receive_terminal(from).await.map_err(|source| Error::Start { source })?;
+                let copy = || terminal.try_clone().map_err(|source| Error::Start { source });
+                let reader = pipe::Receiver::from_owned_fd_unchecked(copy()?);
+                let writer = pipe::Sender::from_owned_fd_unchecked(copy()?);
+                let failed = |source| Error::Start { source };
+                (Some(writer.map_err(failed)?), reader.map_err(failed)?, None, Some(terminal))
+            }
+        };
+        let ((cut, given_up), once) = ((CancellationToken::new(), CancellationToken::new()), launch.once);
+        let mut stdout = Output::new(Some(stdout), launch.output_bytes, chunks.clone(), Chunk::Stdout);
+        let mut stderr = Output::new(stderr, launch.output_bytes, chunks, Chunk::Stderr);
+        let end = {
+            let mut outputs = std::pin::pin!(async {
+                tokio::join!(stdout.read(&cut, &given_up), stderr.read(&cut, &given_up));
+            });
+            let mut feed = std::pin::pin!(feed(stdin, size, launch.stdin, &mut inputs));
+            let (mut read, mut fed) = (false, false);
+            let end = loop {
+                tokio::select! {
+                    end = &mut ended => break end.map_err(|_| lost())?,
+                    () = &mut outputs, if !read => read = true,
+                    () = &mut feed, if !fed => fed = true,
+                    () = &mut killed => {}
+                }
+            };
+            handle.over.cancel();
+            let mut waited = std::pin::pin!(async {
+                if once {
+                    line.gone.cancelled().await;
+                    tokio::time::sleep(DRAIN).await;
+                    given_up.cancel();
+                } else {
+                    tokio::time::sleep(HELD).await;
+                }
+                cut.cancel();
+                // What is there is handed on as long as there is a room.
+                line.gone.cancelled().await;
+                tokio::time::sleep(DRAIN).await;
+                given_up.cancel();
+                std::future::pending::<()>().await;
+            });
+            while !read {
+                tokio::select! {
+                    () = &mut outputs => read = true,
+                    () = &mut waited => {}
+                }
+            }
+            end?
+        };
+        if once {
+            line.gone.cancelled().await;
+        }
+        // Somebody who goes on holds them; without a reader that would be ended by its own output.
+        let held: Vec<_> = [stdout.from.take(), stderr.from.take()].into_iter().flatten().collect();
+        if !held.is_empty() {
+            let gone = line.gone.clone();
+            drop(scope.spawn("output that nobody asks for", async move {
+                let all = futures_util::future::join_all(held.into_iter().map(to_nowhere));
+                tokio::select! {
+                    _ = all => {}
+                    () = gone.cancelled() => {}
+                }
+            }));
+        }
+        let End { exit, signal, stopped, cpu_ms, peak_memory_bytes, peak_processes } = end;
+        Ok(Finished {
+            exit,
+            signal,
+            stopped,
+            stdout: stdout.capture.finish(),
+            stderr: stderr.capture.finish(),
+            duration: begun.elapsed(),
+            cpu: Duration::from_millis(cpu_ms),
+            peak_memory_bytes,
+            peak_processes,
+            tier: launch.tier,
+            refused: line.refused(),
+        })
+    }
+}
+
+/// Orders the end when it is asked for, and never ends itself.
+async fn kill_when(handle: &Handle, line: &Line) {
+    handle.stop.cancelled().await;
+    // With the room everything is ended anyway.
+    if !line.stop.is_cancelled() {
+        line.order(Order::Kill(handle.id)).await;
+    }
+    std::future::pending().await
+}
+
+async fn receive_terminal(from: std::os::unix::net::UnixStream) -> io::Result<Arc<OwnedFd>> {
+    from.set_nonblocking(true)?;
+    let from = tokio::net::UnixStream::from_std(from)?;
+    let terminal = from.async_io(Interest::READABLE, || wire::receive_descriptor(&from)).await?;
+    rustix::io::ioctl_fionbio(&terminal, true)?;
+    Ok(Arc::new(terminal))
+}
+
+/// Writes what the command reads. Ends when it can have no more.
 async fn feed(
     mut writer: Option<pipe::Sender>,
+    size: Option<Arc<OwnedFd>>,
     stdin: Stdin,
     inputs: &mut mpsc::Receiver<Input>,
-    orders: mpsc::Sender<Order>,
 ) {
-    if let Stdin::Bytes(bytes) = stdin
-        && let Some(mut writer) = writer.take()
-    {
-        // A command need not read its input: a closed pipe is no error.
-        drop(writer.write_all(&bytes).await);
+    if let Stdin::Bytes(bytes) = stdin {
+        if let Some(open) = &mut writer {
+            // A command need not read its input: a closed pipe is no error.
+            drop(open.write_all(&bytes).await);
+        }
+        // A terminal has no end of its input.
+        writer = writer.filter(|_| size.is_some());
     }
     while let Some(input) = inputs.recv().await {
         match input {
-            Input::Signal(number) => {
-                if orders.send(Order::Signal(number)).await.is_err() {
-                    return;
-                }
-            }
             Input::Bytes(bytes) => {
                 if let Some(open) = &mut writer
                     && open.write_all(&bytes).await.is_err()
@@ -308,161 +373,77 @@ async fn feed(
                 }
             }
             Input::Close => writer = None,
+            Input::Resize(to) => {
+                if let Some(size) = &size {
+                    // It may have ended a moment ago.
+                    drop(terminal::resize(size.as_fd(), to));
+                }
+            }
         }
     }
 }
 
-/// Reads one output to its end, keeps what the cap allows and passes every piece on as long as somebody takes it.
-async fn read(
-    mut from: impl AsyncRead + Unpin,
-    cap_bytes: u64,
-    mut chunks: Option<mpsc::Sender<Chunk>>,
+/// One output: what is kept of it, and who gets it.
+struct Output {
+    /// Until its end.
+    from: Option<pipe::Receiver>,
+    capture: Capture,
+    chunks: Option<mpsc::Sender<Chunk>>,
     chunk: fn(Vec<u8>) -> Chunk,
-    drained: &CancellationToken,
-) -> Captured {
-    let mut capture = Capture::new(cap_bytes);
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let read = tokio::select! {
-            // What is there is read, whatever else.
-            biased;
-            read = from.read(&mut buffer) => read,
-            () = drained.cancelled() => break,
-        };
-        // An error of a pipe is as good as its end.
-        let Ok(count @ 1..) = read else { break };
-        let piece = buffer.get(..count).unwrap_or_default();
-        capture.push(piece);
-        if let Some(sender) = &chunks {
-            let taken = tokio::select! {
-                sent = sender.send(chunk(piece.to_vec())) => sent.is_ok(),
-                () = drained.cancelled() => false,
+}
+
+impl Output {
+    fn new(
+        from: Option<pipe::Receiver>,
+        cap_bytes: u64,
+        chunks: mpsc::Sender<Chunk>,
+        chunk: fn(Vec<u8>) -> Chunk,
+    ) -> Self {
+        Self { from, capture: Capture::new(cap_bytes), chunks: Some(chunks), chunk }
+    }
+
+    /// Reads to the end, or after `cut` what is there, keeps what the cap allows and passes every piece on as long as somebody takes it,
+    /// or until it is `given_up`.
+    async fn read(&mut self, cut: &CancellationToken, given_up: &CancellationToken) {
+        let mut buffer = vec![0; 16 << 10];
+        let mut last = None;
+        while let Some(from) = &mut self.from {
+            let read = tokio::select! {
+                // What is there is read, whatever else.
+                biased;
+                read = from.read(&mut buffer), if last.is_none() => read,
+                () = cut.cancelled() => {
+                    // Directly: whether something is there may not have been said yet. Somebody may go on writing for ever.
+                    let until = *last.get_or_insert_with(|| Instant::now() + DRAIN);
+                    match rustix::io::read(&*from, &mut buffer) {
+                        Err(rustix::io::Errno::AGAIN) => break,
+                        Ok(_) if Instant::now() > until => break,
+                        read => read.map_err(Into::into),
+                    }
+                }
             };
-            if !taken {
-                chunks = None;
-            }
-        }
-    }
-    capture.finish()
-}
-
-/// The conversation with the helper, and the means to end it by force.
-struct Conversation<'a> {
-    child: &'a mut tokio::process::Child,
-    group: Option<&'a Group>,
-    overdue: tokio::time::Instant,
-}
-
-/// What the helper has said by its end.
-#[derive(Debug, Default)]
-struct Told {
-    started: bool,
-    last: Option<Word>,
-    stopped_by_us: Option<Stopped>,
-    killed: bool,
-}
-
-impl Conversation<'_> {
-    /// Until the helper is gone.
-    async fn hold(
-        mut self,
-        socket: tokio::net::UnixStream,
-        mut orders: mpsc::Receiver<Order>,
-        stop: &CancellationToken,
-    ) -> Told {
-        let (reader, mut writer) = socket.into_split();
-        let mut lines = BufReader::new(reader).lines();
-        let mut told = Told::default();
-        loop {
-            tokio::select! {
-                line = lines.next_line() => match line {
-                    Ok(Some(line)) => match serde_json::from_str(&line) {
-                        Ok(Word::Started) => told.started = true,
-                        Ok(word) => told.last = Some(word),
-                        Err(error) => tracing::warn!(%error, "a sandbox helper said something unknown"),
-                    },
-                    Ok(None) | Err(_) => break,
-                },
-                Some(order) = orders.recv() => order_down(&mut writer, &order).await,
-                () = stop.cancelled(), if told.stopped_by_us.is_none() => {
-                    told.stopped_by_us = Some(Stopped::Caller);
-                    self.overdue = self.overdue.min(tokio::time::Instant::now() + GRACE);
-                    order_down(&mut writer, &Order::Stop).await;
-                }
-                () = tokio::time::sleep_until(self.overdue), if !told.killed => {
-                    // The helper keeps the time itself; here it did not.
-                    told.stopped_by_us.get_or_insert(Stopped::Wall);
-                    told.killed = true;
-                    self.kill();
+            // An error of a pipe is as good as its end; a terminal ends with one.
+            let Ok(count @ 1..) = read else {
+                self.from = None;
+                break;
+            };
+            let piece = buffer.get(..count).unwrap_or_default();
+            self.capture.push(piece);
+            if let Some(sender) = &self.chunks {
+                let taken = tokio::select! {
+                    sent = sender.send((self.chunk)(piece.to_vec())) => sent.is_ok(),
+                    () = given_up.cancelled() => false,
+                };
+                if !taken {
+                    self.chunks = None;
                 }
             }
         }
-        if tokio::time::timeout(GRACE, self.child.wait()).await.is_err() {
-            told.killed = true;
-            self.kill();
-        }
-        if let Some(group) = self.group
-            && let Err(error) = group.kill()
-        {
-            tracing::warn!(%error, "a sandbox's cgroup could not be ended");
-        }
-        told
-    }
-
-    fn kill(&mut self) {
-        // Either may have ended by itself a moment ago.
-        drop(self.child.start_kill());
-        drop(self.group.map(Group::kill));
+        self.chunks = None;
     }
 }
 
-async fn order_down(writer: &mut tokio::net::unix::OwnedWriteHalf, order: &Order) {
-    // A helper that no longer listens is ending: the reading half sees that.
-    if let Ok(line) = wire::line(order) {
-        drop(writer.write_all(&line).await);
-    }
-}
-
-impl Told {
-    fn finish(
-        self,
-        tier: Tier,
-        duration: Duration,
-        stdout: Captured,
-        stderr: Captured,
-        out_of_memory: bool,
-    ) -> Result<Finished, Error> {
-        let memory = out_of_memory.then_some(Stopped::Memory);
-        let finished = |exit, signal, stopped| Finished {
-            exit,
-            signal,
-            stopped,
-            stdout: stdout.clone(),
-            stderr: stderr.clone(),
-            duration,
-            cpu: Duration::ZERO,
-            peak_memory_bytes: 0,
-            peak_processes: 0,
-            tier,
-            refused: Vec::new(),
-        };
-        match self.last {
-            Some(Word::Ended { exit, signal, stopped, cpu_ms, peak_memory_bytes, peak_processes }) => Ok(Finished {
-                cpu: Duration::from_millis(cpu_ms),
-                peak_memory_bytes,
-                peak_processes,
-                ..finished(exit, signal, stopped.or(memory))
-            }),
-            Some(Word::Failed { stage: Stage::Command, message, errno }) => Err(Error::Command { message, errno }),
-            Some(Word::Failed { stage, message, errno }) => Err(Error::Setup { tier, stage, message, errno }),
-            Some(Word::Started) | None => match memory.or(self.stopped_by_us) {
-                Some(stopped) => Ok(finished(None, Some(libc::SIGKILL), Some(stopped))),
-                None if tier == Tier::Bubblewrap && !self.started => {
-                    let message = stderr.text().trim().to_owned();
-                    Err(Error::Setup { tier, stage: Stage::Bubblewrap, message, errno: None })
-                }
-                None => Err(Error::Lost { what: format!("it ended without a word; {}", stderr.text().trim()) }),
-            },
-        }
-    }
+async fn to_nowhere(mut from: pipe::Receiver) {
+    let mut buffer = vec![0; 16 << 10];
+    while let Ok(1..) = from.read(&mut buffer).await {}
 }

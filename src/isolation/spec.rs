@@ -19,6 +19,16 @@ pub enum Command {
     Shell(String),
 }
 
+impl Command {
+    /// The words that are executed.
+    pub(super) fn words(&self) -> Vec<String> {
+        match self {
+            Self::Argv(words) => words.clone(),
+            Self::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
+        }
+    }
+}
+
 /// A host path that the command may read and execute.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReadOnly {
@@ -96,45 +106,51 @@ impl Spec {
 
     /// The words that are executed.
     pub(super) fn words(&self) -> Vec<String> {
-        match &self.command {
-            Command::Argv(words) => words.clone(),
-            Command::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
-        }
+        self.command.words()
     }
 
     /// Refuses what cannot be meant, before anything is started.
     pub(super) fn check(&self) -> Result<(), Error> {
-        let refuse = |what: String| Err(Error::Spec(what));
-        let words = self.words();
-        if words.first().is_none_or(String::is_empty) {
-            return refuse("the command is empty".into());
-        }
-        let nul = |text: &String| text.contains('\0');
-        if words.iter().any(nul) || self.environment.iter().any(|(k, v)| nul(k) || nul(v)) {
-            return refuse("the command or a variable contains a NUL character".into());
-        }
-        if let Some(name) = self.environment.keys().find(|name| name.is_empty() || name.contains('=')) {
-            return refuse(format!("`{name}` cannot be the name of a variable"));
-        }
+        check_words(&self.words(), &self.environment)?;
         if !self.directory.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir)) {
-            return refuse(format!("`{}` leads out of the work directory", self.directory.display()));
+            return Err(Error::Spec(format!("`{}` leads out of the work directory", self.directory.display())));
         }
-        let read_only = self.read_only.iter().map(|path| (&path.host, &path.inside));
-        for (host, inside) in read_only.chain(self.writable.iter().map(|path| (&path.host, &path.inside))) {
-            if !host.is_absolute() || !plain(inside) {
-                return refuse(format!("`{}` is not an absolute path without `..`", inside.display()));
-            }
-            if let Some(own) = RESERVED.iter().find(|own| inside.starts_with(own) || Path::new(own).starts_with(inside))
-            {
-                return refuse(format!("`{}` would cover `{own}`", inside.display()));
-            }
-        }
-        if let Some(path) =
-            self.writable.iter().find(|path| path.inside.starts_with("/home") || path.inside.starts_with("/tmp"))
-        {
-            return refuse(format!("`{}` lies in a directory that the command has anyway", path.inside.display()));
-        }
+        check_paths(&self.read_only, &self.writable)?;
         super::egress::check(&self.egress).map_err(Error::Egress)
+    }
+}
+
+/// Refuses words and variables that no program can be given.
+pub(super) fn check_words(words: &[String], environment: &BTreeMap<String, String>) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::Spec(what));
+    if words.first().is_none_or(String::is_empty) {
+        return refuse("the command is empty".into());
+    }
+    let nul = |text: &String| text.contains('\0');
+    if words.iter().any(nul) || environment.iter().any(|(k, v)| nul(k) || nul(v)) {
+        return refuse("the command or a variable contains a NUL character".into());
+    }
+    if let Some(name) = environment.keys().find(|name| name.is_empty() || name.contains('=')) {
+        return refuse(format!("`{name}` cannot be the name of a variable"));
+    }
+    Ok(())
+}
+
+/// Refuses paths that would land in the work directory, or cover what confines.
+pub(super) fn check_paths(read_only: &[ReadOnly], writable: &[Writable]) -> Result<(), Error> {
+    let refuse = |what: String| Err(Error::Spec(what));
+    let read_only = read_only.iter().map(|path| (&path.host, &path.inside));
+    for (host, inside) in read_only.chain(writable.iter().map(|path| (&path.host, &path.inside))) {
+        if !host.is_absolute() || !plain(inside) {
+            return refuse(format!("`{}` is not an absolute path without `..`", inside.display()));
+        }
+        if let Some(own) = RESERVED.iter().find(|own| inside.starts_with(own) || Path::new(own).starts_with(inside)) {
+            return refuse(format!("`{}` would cover `{own}`", inside.display()));
+        }
+    }
+    match writable.iter().find(|path| path.inside.starts_with("/home") || path.inside.starts_with("/tmp")) {
+        Some(path) => refuse(format!("`{}` lies in a directory that the command has anyway", path.inside.display())),
+        None => Ok(()),
     }
 }
 
@@ -146,7 +162,7 @@ fn plain(path: &Path) -> bool {
     path.is_absolute() && path.components().all(|part| matches!(part, Component::Normal(_) | Component::RootDir))
 }
 
-/// The most that one command may use. Reaching `wall`, `cpu`, `memory`, `processes` or `disk` ends it; the others make a call of the
+/// The most that one command, or the processes of one room, may use. Reaching `wall`, `cpu`, `memory`, `processes` or `disk` ends it; the others make a call of the
 /// command fail or cut what is kept.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
@@ -163,7 +179,8 @@ pub struct Limits {
     pub open_files: u64,
     /// Size of the work directory, the home and what else is writable, with what was in them before. Looked at once a second or less often where it is large.
     pub disk_bytes: u64,
-    /// Size of each of the temporary file systems (`/tmp`, `/dev/shm`, the home), where the tier has them.
+    /// Size of each of the temporary file systems (`/tmp`, `/dev/shm`, the home), where the tier has them; at most a quarter of
+    /// `memory_bytes`, which they count towards.
     pub scratch_bytes: u64,
     /// What is kept of each of the two outputs: half from its head, half from its tail.
     pub output_bytes: u64,

@@ -1,8 +1,7 @@
 //! The listed sandbox module: the only file of the crate that may say `unsafe`.
 //!
 //! What stands here has no safe wrapper in the libraries that we use: a file descriptor that arrives by number, marking inherited
-//! descriptors, `unshare`, recursive read-only mounts, raising the loopback interface, calls that wait for an answer, and code between
-//! `fork` and `exec`. Each
+//! descriptors, `unshare`, recursive read-only mounts, raising the loopback interface, calls that wait for an answer, and `fork`. Each
 //! function is safe to call from the helper, which is a fresh process with one thread; its own comment says why. No decision
 //! is taken here.
 
@@ -12,7 +11,6 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
 
 use rustix::thread::UnshareFlags;
@@ -178,9 +176,69 @@ pub fn answer_connect(calls: BorrowedFd<'_>, call: &HeldConnect, errno: i32) -> 
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Has `act` run in the child between `fork` and `exec`.
-pub fn before_exec(command: &mut std::process::Command, act: impl FnMut() -> io::Result<()> + Send + Sync + 'static) {
-    // SAFETY: code behind `fork` must not wait for a lock that another thread held at that moment. The helper has one thread,
-    // so there is none, and what `act` does (limits, identity, Landlock, seccomp) is ordinary code of a process with one thread.
-    unsafe { command.pre_exec(act) };
+/// Runs `act` in a new process, which ends with it. `sibling`: this process's parent is the new one's parent as well.
+///
+/// The new process has a copy of everything, descriptors included, until it calls [`keep_only`].
+pub fn fork(sibling: bool, act: impl FnOnce() -> i32) -> io::Result<i32> {
+    let flags = libc::SIGCHLD | if sibling { libc::CLONE_PARENT } else { 0 };
+    // SAFETY: without CLONE_VM the child has its own copy of all memory, as after `fork`. No other thread can hold a lock at that
+    // moment, since the helper has one thread, so ordinary code may run in the child.
+    match unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), 0, 0, 0, 0) } {
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(act)).unwrap_or(101);
+            // SAFETY: ends the process without running what the original has registered for its own end.
+            unsafe { libc::_exit(code) }
+        }
+        -1 => Err(io::Error::last_os_error()),
+        pid => i32::try_from(pid).map_err(io::Error::other),
+    }
+}
+
+/// Closes every descriptor but `kept`, and puts `null` in the place of the three first. Only for the process of a [`fork`].
+pub fn keep_only(kept: &[BorrowedFd<'_>], null: BorrowedFd<'_>) -> io::Result<()> {
+    let checked = |answer: i64| if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) };
+    for standard in 0..3 {
+        // SAFETY: what stood there belongs to the process that this one was copied from; here nobody uses it.
+        checked(unsafe { libc::dup2(null.as_raw_fd(), standard) }.into())?;
+    }
+    let mut numbers: Vec<u32> = kept.iter().map(|kept| kept.as_raw_fd().cast_unsigned()).filter(|n| *n > 2).collect();
+    numbers.sort_unstable();
+    let mut from = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if from < number {
+            let last = if number == u32::MAX { number } else { number - 1 };
+            // SAFETY: owners of these descriptors are copies that are never dropped, since the process of a `fork` ends by `_exit`.
+            checked(unsafe { libc::syscall(libc::SYS_close_range, from, last, 0) })?;
+        }
+        from = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+/// A child that has ended and was not waited for yet; it stays so.
+pub fn ended_child() -> io::Result<Option<i32>> {
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
+    loop {
+        // SAFETY: an all-zero `siginfo_t` is a valid one.
+        let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel fills in one structure of this type, which lives over the call.
+        let answer = unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, flags) };
+        if answer == 0 {
+            // SAFETY: after `waitid` this is the field that counts; 0 where nobody was found.
+            let pid = unsafe { found.si_pid() };
+            return Ok((pid != 0).then_some(pid));
+        }
+        match io::Error::last_os_error() {
+            error if error.raw_os_error() == Some(libc::ECHILD) => return Ok(None),
+            error if error.kind() == io::ErrorKind::Interrupted => {}
+            error => return Err(error),
+        }
+    }
+}
+
+/// Removes a System V segment of memory. One that somebody still uses goes when it is let go.
+pub fn remove_segment(id: i32) -> io::Result<()> {
+    // SAFETY: this command takes no third argument.
+    let answer = unsafe { libc::shmctl(id, libc::IPC_RMID, std::ptr::null_mut()) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

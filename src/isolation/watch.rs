@@ -15,54 +15,71 @@ const TICK: Duration = Duration::from_millis(10);
 /// How long a walk of the work directory may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What all processes of the sandbox use together.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Survey {
-    /// Processes and threads.
-    pub tasks: u64,
-    pub memory_bytes: u64,
-    pub cpu: Duration,
-}
-
 /// One line of `/proc/PID/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stat {
-    parent: i32,
-    cpu_ticks: u64,
-    tasks: u64,
-    resident_pages: u64,
+pub(super) struct Stat {
+    pub state: u8,
+    pub parent: i32,
+    pub session: i32,
+    /// With this its number names one process for ever.
+    pub started: u64,
+    /// Processes and threads.
+    pub tasks: u64,
+    /// Of those that it has waited for as well.
+    pub cpu: Duration,
+    pub memory_bytes: u64,
 }
 
 impl Stat {
+    /// `None`: there is no such process any more.
+    pub(super) fn of(pid: i32) -> Option<Self> {
+        Self::parse(&String::from_utf8_lossy(&std::fs::read(format!("/proc/{pid}/stat")).ok()?))
+    }
+
     fn parse(text: &str) -> Option<Self> {
         // The program's name stands in parentheses and may hold anything, so the fields are counted from its end.
-        let fields: Vec<&str> = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace().collect();
+        let mut fields = [""; 22];
+        let mut words = text.get(text.rfind(')')? + 1..)?.split_ascii_whitespace();
+        for field in &mut fields {
+            *field = words.next()?;
+        }
         let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
         let ticks = (11..15).map(number).sum::<Option<u64>>()?;
+        let pages = fields[21].parse::<i64>().ok()?.max(0).unsigned_abs();
         Some(Self {
-            parent: fields.get(1)?.parse().ok()?,
-            cpu_ticks: ticks,
+            state: *fields[0].as_bytes().first()?,
+            parent: fields[1].parse().ok()?,
+            session: fields[3].parse().ok()?,
+            started: number(19)?,
             tasks: number(17)?,
-            resident_pages: fields.get(21)?.parse::<i64>().ok()?.max(0).unsigned_abs(),
+            cpu: TICK * u32::try_from(ticks).unwrap_or(u32::MAX),
+            memory_bytes: pages * rustix::param::page_size() as u64,
         })
+    }
+
+    /// It has ended, and nobody has waited for it yet.
+    pub(super) fn dead(&self) -> bool {
+        matches!(self.state, b'Z' | b'X')
     }
 }
 
-/// Every process that can be seen, by number.
-fn processes() -> io::Result<BTreeMap<i32, Stat>> {
+/// Processes by number.
+pub(super) type Table = BTreeMap<i32, Stat>;
+
+/// Every process that can be seen.
+fn processes() -> io::Result<Table> {
     let found = std::fs::read_dir("/proc")?
         .filter_map(|entry| {
             let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
             // A process that ends meanwhile is no process any more.
-            let text = std::fs::read(format!("/proc/{pid}/stat")).ok()?;
-            Some((pid, Stat::parse(&String::from_utf8_lossy(&text))?))
+            Some((pid, Stat::of(pid)?))
         })
         .collect();
     Ok(found)
 }
 
 /// The descendants of `root`, without itself.
-fn descendants(of: i32, all: &BTreeMap<i32, Stat>) -> BTreeSet<i32> {
+fn descendants(of: i32, all: &Table) -> BTreeSet<i32> {
     let mut children: BTreeMap<i32, Vec<i32>> = BTreeMap::new();
     for (pid, stat) in all {
         children.entry(stat.parent).or_default().push(*pid);
@@ -75,46 +92,24 @@ fn descendants(of: i32, all: &BTreeMap<i32, Stat>) -> BTreeSet<i32> {
 }
 
 /// Every living descendant of this process. In a namespace of its own that is every process there is.
-pub(super) fn living(supervisor: i32) -> io::Result<BTreeSet<i32>> {
-    Ok(descendants(supervisor, &processes()?))
+pub(super) fn living(supervisor: i32) -> io::Result<Table> {
+    let mut all = processes()?;
+    let ours = descendants(supervisor, &all);
+    all.retain(|pid, _| ours.contains(pid));
+    Ok(all)
 }
 
-/// Usage of the descendants of `supervisor`, with what those that ended have used.
-pub(super) fn survey(supervisor: i32) -> io::Result<Survey> {
-    let all = processes()?;
-    let of_sandbox = descendants(supervisor, &all);
-    let page_bytes = rustix::param::page_size() as u64;
-    // The supervisor's own line holds the time of everything that it has waited for.
-    let own = all.get(&supervisor).map_or(0, |stat| stat.cpu_ticks);
-    let mut survey = Survey { cpu: TICK * u32::try_from(own).unwrap_or(u32::MAX), ..Survey::default() };
-    for stat in of_sandbox.iter().filter_map(|pid| all.get(pid)) {
-        survey.tasks += stat.tasks;
-        survey.memory_bytes += stat.resident_pages * page_bytes;
-        survey.cpu += TICK * u32::try_from(stat.cpu_ticks).unwrap_or(u32::MAX);
-    }
-    Ok(survey)
-}
-
-/// What those have used that `supervisor` has waited for: processor time.
-pub(super) fn survey_of_ended(supervisor: i32) -> io::Result<Survey> {
-    let text = std::fs::read_to_string(format!("/proc/{supervisor}/stat"))?;
-    let ticks = Stat::parse(&text).map_or(0, |stat| stat.cpu_ticks);
-    Ok(Survey { cpu: TICK * u32::try_from(ticks).unwrap_or(u32::MAX), ..Survey::default() })
-}
-
-/// Memory with shared pages counted once. Slow, so it is asked only when the quick sum is above a limit.
-pub(super) fn exact_memory_bytes(supervisor: i32) -> io::Result<u64> {
-    let page_bytes = rustix::param::page_size() as u64;
-    let all = processes()?;
-    let share = |pid: &i32| {
+/// Memory of `living` with shared pages counted once. Slow, so it is asked only when the quick sum is above a limit.
+pub(super) fn exact_memory_bytes(living: &Table) -> u64 {
+    let share = |(pid, stat): (&i32, &Stat)| {
         let kilobytes = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok().and_then(|text| {
             let line = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
             line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()
         });
         // What cannot be looked into is counted whole.
-        kilobytes.map_or_else(|| all.get(pid).map_or(0, |stat| stat.resident_pages * page_bytes), |kb| kb * 1024)
+        kilobytes.map_or(stat.memory_bytes, |kb| kb * 1024)
     };
-    Ok(descendants(supervisor, &all).iter().map(share).sum())
+    living.iter().map(share).sum()
 }
 
 /// Memory that no process need hold: what lies in the temporary file systems, and System V segments. Only in a namespace of one's own.
@@ -127,10 +122,18 @@ pub(super) fn unowned_memory_bytes(temporary: &[PathBuf]) -> io::Result<u64> {
         bytes += found.f_blocks.saturating_sub(found.f_bfree) * found.f_frsize;
         bytes += found.f_files.saturating_sub(found.f_ffree) * INODE;
     }
-    // A kernel without System V memory has no such file.
-    let segments = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
-    let resident = |line: &str| line.split_ascii_whitespace().nth(14)?.parse::<u64>().ok();
-    Ok(bytes + segments.lines().skip(1).filter_map(resident).sum::<u64>())
+    Ok(bytes + segments().into_iter().map(|(_, resident)| resident).sum::<u64>())
+}
+
+/// System V segments of memory: number and size.
+pub(super) fn segments() -> Vec<(i32, u64)> {
+    // A kernel without them has no such file.
+    let text = std::fs::read_to_string("/proc/sysvipc/shm").unwrap_or_default();
+    let segment = |line: &str| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        Some((fields.get(1)?.parse().ok()?, fields.get(14)?.parse().ok()?))
+    };
+    text.lines().skip(1).filter_map(segment).collect()
 }
 
 /// How many processes and threads a user runs on the whole machine.
@@ -166,14 +169,14 @@ impl DiskUse {
 }
 
 /// What files below `roots` take that are deleted and still in use, which no walk finds.
-pub(super) fn deleted_disk_use(supervisor: i32, roots: &[PathBuf]) -> io::Result<DiskUse> {
+pub(super) fn deleted_disk_use<'a>(living: impl Iterator<Item = &'a i32>, roots: &[PathBuf]) -> DiskUse {
     use std::os::unix::fs::MetadataExt;
     let mut used = DiskUse::default();
     let mut seen = BTreeSet::new();
     let deleted = |target: &str| {
         target.strip_suffix(" (deleted)").is_some_and(|path| roots.iter().any(|root| Path::new(path).starts_with(root)))
     };
-    for pid in living(supervisor)? {
+    for pid in living {
         // A process that has ended holds nothing; one that does not let itself be looked into hides something.
         let hides = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
         match std::fs::read_dir(format!("/proc/{pid}/fd")) {
@@ -206,7 +209,7 @@ pub(super) fn deleted_disk_use(supervisor: i32, roots: &[PathBuf]) -> io::Result
             }
         }
     }
-    Ok(used)
+    used
 }
 
 /// Adds up what lies below `roots`, but not below `aside`, without following links; stops as soon as it is above `enough`, or after
@@ -261,15 +264,25 @@ mod tests {
 
     #[test]
     fn a_program_cannot_hide_by_its_name() {
-        let text = "42 (a) S 7 (x) R 3 42 42 0 -1 4194560 90 0 0 0 11 12 13 14 20 0 5 0 100 8192 3 184467440737095";
+        let text = "42 (a) S 7 (x) R 3 42 41 0 -1 4194560 90 0 0 0 11 12 13 14 20 0 5 0 100 8192 3 184467440737095";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!(stat, Stat { parent: 3, cpu_ticks: 50, tasks: 5, resident_pages: 3 });
+        let expected = Stat {
+            state: b'R',
+            parent: 3,
+            session: 41,
+            started: 100,
+            tasks: 5,
+            cpu: Duration::from_millis(500),
+            memory_bytes: 3 * rustix::param::page_size() as u64,
+        };
+        assert_eq!(stat, expected);
         assert_eq!(Stat::parse("42 (a"), None);
     }
 
     #[test]
     fn descendants_are_found_at_every_depth() {
-        let stat = |parent| Stat { parent, cpu_ticks: 0, tasks: 1, resident_pages: 0 };
+        let line = "1 (x) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 0 0 0";
+        let stat = |parent| Stat { parent, ..Stat::parse(line).unwrap() };
         let all = BTreeMap::from([(1, stat(0)), (2, stat(1)), (3, stat(2)), (4, stat(3)), (5, stat(1)), (6, stat(9))]);
         assert_eq!(descendants(2, &all), BTreeSet::from([3, 4]));
         assert_eq!(descendants(6, &all), BTreeSet::new());

@@ -5,6 +5,7 @@
 
 mod egress;
 mod probes;
+mod rooms;
 
 use std::collections::BTreeMap;
 use std::io::Read;

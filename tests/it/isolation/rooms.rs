@@ -1,0 +1,279 @@
+//! Rooms: what processes of one share, what they do not reach of another, and that all of it ends.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nightcrew::isolation::{
+    Chunk, Command, Error, Finished, Isolation, Process, Room, RoomSpec, Running, Started, Stdin, Stopped,
+};
+
+use super::{Bench, runs};
+
+fn shell(line: &str) -> Process {
+    Process::new(Command::Shell(line.into()))
+}
+
+async fn start(room: &Room, line: &str) -> Started {
+    room.start(shell(line)).await.unwrap()
+}
+
+async fn run(room: &Room, line: &str) -> Finished {
+    start(room, line).await.running.wait().await.unwrap()
+}
+
+/// Reads on until the output holds `word`.
+async fn until(running: &mut Running, word: &str) -> String {
+    let mut said = String::new();
+    let reading = async {
+        while !said.contains(word) {
+            match running.next().await {
+                Some(Chunk::Stdout(piece) | Chunk::Stderr(piece)) => said.push_str(&String::from_utf8_lossy(&piece)),
+                None => panic!("it ended without {word:?}: {said:?}"),
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), reading).await.expect("it does not say it");
+    said
+}
+
+/// Tries `line` in the room until it succeeds.
+async fn until_true(room: &Room, line: &str) {
+    let trying = async { while !run(room, line).await.succeeded() {} };
+    tokio::time::timeout(Duration::from_secs(30), trying)
+        .await
+        .unwrap_or_else(|_| panic!("it does not come true: {line}"));
+}
+
+fn home(bench: &Bench, name: &str) -> PathBuf {
+    bench.work(name)
+}
+
+async fn open(bench: &Bench, isolation: &Isolation, name: &str) -> Room {
+    isolation.open(RoomSpec::new(home(bench, name))).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_of_a_room_share_files_numbers_and_signals() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("share-{tier}")).await;
+        // The number that it has inside.
+        let started = start(&room, "echo $$").await;
+        let pid = started.pid;
+        assert_eq!(started.running.wait().await.unwrap().stdout.text(), format!("{pid}\n"), "{tier}");
+        // Home and temporary directory last as long as the room, and are the ones that clients name.
+        assert!(run(&room, "echo one >\"$HOME/kept\" && echo two >\"$TMPDIR/kept\"").await.succeeded());
+        let mut process = shell("pwd; cat kept");
+        process.directory = Some("/tmp".into());
+        let finished = room.start(process).await.unwrap().running.wait().await.unwrap();
+        let place = room.shown("/tmp".as_ref()).display().to_string();
+        assert_eq!(finished.stdout.text(), format!("{place}\ntwo\n"), "{tier}: {finished:?}");
+        assert_eq!(run(&room, "cat kept; echo $PWD").await.stdout.text(), {
+            format!("one\n{}\n", room.shown(Room::HOME.as_ref()).display())
+        });
+        // One sees another and can signal it, and what it has left behind; the starter of all is not in the way.
+        let mut sleeper = start(&room, "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.05; done").await;
+        until(&mut sleeper.running, "ready").await;
+        let finished = run(&room, &format!("kill -TERM {}", sleeper.pid)).await;
+        assert!(finished.succeeded(), "{tier}: {finished:?}");
+        assert_eq!(sleeper.running.wait().await.unwrap().exit, Some(5), "{tier}");
+        // Variables, and a directory or a program that is not there.
+        let mut process = shell("echo $A$B");
+        process.environment = [("B".to_owned(), "2".to_owned())].into();
+        assert_eq!(room.start(process).await.unwrap().running.wait().await.unwrap().stdout.text(), "2\n");
+        let mut process = shell("true");
+        process.directory = Some("/home/user/nowhere".into());
+        let error = room.start(process).await.unwrap_err();
+        assert!(matches!(error, Error::Directory { errno: Some(libc::ENOENT), .. }), "{tier}: {error:?}");
+        let error = room.start(Process::new(Command::Argv(vec!["no-such-program".into()]))).await.unwrap_err();
+        assert!(matches!(error, Error::Command { errno: Some(libc::ENOENT), .. }), "{tier}: {error:?}");
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_behind_survives_its_starter_and_not_the_room() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("behind-{tier}")).await;
+        let mark = format!("mark-{}-{tier}-behind", std::process::id());
+        // It holds the outputs of its starter and goes on writing to them.
+        let line = format!(
+            "(setsid sh -c 'i=0; while :; do i=$((i+1)); echo tick; echo $i >\"$TMPDIR/ticks\"; sleep 0.02; done' {mark} &); \
+             until test -s \"$TMPDIR/ticks\"; do sleep 0.01; done; echo started"
+        );
+        let finished = run(&room, &line).await;
+        assert!(finished.succeeded() && finished.stdout.text().contains("started"), "{tier}: {finished:?}");
+        assert!(runs(&mark), "{tier}");
+        let ticks = "a=$(cat \"$TMPDIR/ticks\"); sleep 0.2; b=$(cat \"$TMPDIR/ticks\"); test \"$b\" -gt \"$a\"";
+        until_true(&room, ticks).await;
+        if tier.own_file_system() {
+            // A server that one process leaves behind and another talks to.
+            let python = "import http.server,sys; http.server.HTTPServer(('127.0.0.1', 8123), http.server.SimpleHTTPRequestHandler).serve_forever()";
+            assert!(run(&room, &format!("echo hello >page; python3 -c \"{python}\" & exit 0")).await.succeeded());
+            let get =
+                "python3 -c \"import urllib.request as u; print(u.urlopen('http://localhost:8123/page').read())\"";
+            until_true(&room, get).await;
+            // Once more: what it logs to its starter's output has not ended it.
+            until_true(&room, get).await;
+        }
+        room.close().await;
+        assert!(!runs(&mark), "{tier}: it outlived the room");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_is_ended_and_the_others_go_on() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("one-{tier}")).await;
+        let mark = |what: &str| format!("mark-{}-{tier}-{what}", std::process::id());
+        let (own, behind, other) = (mark("own"), mark("behind"), mark("other"));
+        // With children in its session and in others.
+        let line = |mark: &str, behind: &str| {
+            format!(
+                "sh -c 'sleep 1000; :' {mark} & setsid sh -c 'sleep 1000; :' {mark} & \
+                 (sh -c 'sleep 1000; :' {behind} &); echo ready; sleep 1000; :"
+            )
+        };
+        let mut one = start(&room, &line(&own, &behind)).await;
+        let mut two = start(&room, &line(&other, &other)).await;
+        until(&mut one.running, "ready").await;
+        until(&mut two.running, "ready").await;
+        one.running.handle().kill();
+        let finished = one.running.wait().await.unwrap();
+        assert_eq!((finished.stopped, finished.signal), (Some(Stopped::Caller), Some(9)), "{tier}");
+        until_true(&room, &format!("! grep -aq -e {own} -e {behind} /proc/[0-9]*/cmdline 2>/dev/null || exit 0")).await;
+        tokio::time::timeout(Duration::from_secs(30), async {
+            while runs(&own) || runs(&behind) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{tier}: what it had started lives on"));
+        assert!(runs(&other), "{tier}: another one was ended as well");
+        // Its own time.
+        let mut process = shell("sleep 1000");
+        process.wall = Some(Duration::from_millis(200));
+        let finished = room.start(process).await.unwrap().running.wait().await.unwrap();
+        assert_eq!(finished.stopped, Some(Stopped::Wall), "{tier}");
+        assert!(runs(&other), "{tier}: another one was ended as well");
+        let handle = two.running.handle();
+        assert!(handle.signal(libc::SIGTERM).await);
+        assert_eq!(two.running.wait().await.unwrap().signal, Some(libc::SIGTERM), "{tier}");
+        assert!(!handle.signal(libc::SIGTERM).await && !handle.write_stdin(vec![1]).await);
+        room.close().await;
+        assert!(!runs(&other), "{tier}: it outlived the room");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_of_the_room_ends_all_and_the_room_stays() {
+    const MIB: u64 = 1 << 20;
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let mut spec = RoomSpec::new(home(&bench, &format!("limits-{tier}")));
+        (spec.limits.memory_bytes, spec.limits.processes, spec.limits.disk_bytes) = (256 * MIB, 64, 32 * MIB);
+        spec.limits.cpu = Duration::from_secs(1);
+        let room = isolation.open(spec).await.unwrap();
+        let hog = "python3 -c \"import time; x = bytearray(100 << 20); print('has it', flush=True); time.sleep(60)\"";
+        let bomb = "i=0; while [ $i -lt 500 ]; do sleep 60 & i=$((i+1)); done 2>/dev/null; wait";
+        let disk = "for i in 1 2 3 4; do head -c 12000000 /dev/zero >\"$HOME/f$i\"; sleep 0.3; done; sleep 60";
+        for (limit, lines) in
+            [(Stopped::Memory, vec![hog, hog, hog]), (Stopped::Processes, vec![bomb]), (Stopped::Disk, vec![disk])]
+        {
+            let bystander = start(&room, "sleep 1000").await;
+            let mut all = Vec::new();
+            for line in lines {
+                all.push(start(&room, line).await.running.wait());
+            }
+            for finished in futures_util::future::join_all(all).await {
+                let finished = finished.unwrap();
+                // Where the kernel says no before the look does, it sees an error instead.
+                let refused = limit == Stopped::Processes && finished.stopped.is_none();
+                assert!(finished.stopped == Some(limit) || refused, "{tier}: {limit:?}: {finished:?}");
+            }
+            if limit != Stopped::Processes {
+                assert_eq!(bystander.running.wait().await.unwrap().stopped, Some(limit), "{tier}");
+            } else {
+                bystander.running.handle().kill();
+                bystander.running.wait().await.unwrap();
+            }
+            let finished = run(&room, "rm -f \"$HOME\"/f*; echo still here").await;
+            assert_eq!(finished.stdout.text(), "still here\n", "{tier}: {limit:?}: {finished:?}");
+        }
+        // Processor time is for each of them.
+        let mut other = start(&room, "sleep 0.1; echo ready; sleep 1000").await;
+        let finished = run(&room, "while :; do :; done & while :; do :; done").await;
+        assert_eq!(finished.stopped, Some(Stopped::Cpu), "{tier}: {finished:?}");
+        until(&mut other.running, "ready").await;
+        assert!(run(&room, "echo fine").await.cpu < Duration::from_millis(900), "{tier}");
+        drop(other);
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_hundred_processes_leave_nothing() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("many-{tier}")).await;
+        let count = || std::fs::read_dir("/proc/self/fd").unwrap().count();
+        // What a process is given: its own three.
+        let line = "for n in 3 4 5 6 7 8 9; do if (: <&$n) 2>/dev/null || (: >&$n) 2>/dev/null; then echo $n; fi; done; echo fine";
+        let first = run(&room, line).await.stdout.text();
+        let before = count();
+        for number in 0..200 {
+            let finished = run(&room, "echo x").await;
+            assert_eq!(finished.stdout.text(), "x\n", "{tier}: {number}: {finished:?}");
+        }
+        assert!(count() <= before + 4, "{tier}: {before} descriptors became {}", count());
+        let last = run(&room, line).await.stdout.text();
+        assert_eq!((first.as_str(), last.as_str()), ("fine\n", "fine\n"), "{tier}: descriptors leak into processes");
+        room.close().await;
+    }
+    // Nor tasks.
+    while !bench.scope.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_conversation_goes_on_beside_others() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("talk-{tier}")).await;
+        let mut talks = Vec::new();
+        for _ in 0..5 {
+            let mut process = shell("while read line; do echo \"<$line>\"; done; echo end");
+            process.stdin = Stdin::Open;
+            talks.push(room.start(process).await.unwrap().running);
+        }
+        for (number, talk) in talks.iter_mut().enumerate() {
+            assert!(talk.handle().write_stdin(format!("{number}\n").into_bytes()).await);
+            assert_eq!(until(talk, ">").await, format!("<{number}>\n"), "{tier}");
+        }
+        for mut talk in talks {
+            // No other process holds the other end.
+            assert!(talk.handle().close_stdin().await);
+            until(&mut talk, "end").await;
+            assert!(talk.wait().await.unwrap().succeeded(), "{tier}");
+        }
+        // Dropped without being closed.
+        let mark = format!("mark-{}-{tier}-dropped", std::process::id());
+        let started = start(&room, &format!("sh -c 'sleep 1000; :' {mark}")).await;
+        drop(room);
+        let finished = started.running.wait().await.unwrap();
+        assert_eq!(finished.stopped, Some(Stopped::Caller), "{tier}");
+        while !bench.scope.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!runs(&mark), "{tier}: it outlived the room");
+    }
+    bench.close().await;
+}
