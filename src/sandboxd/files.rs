@@ -33,7 +33,6 @@ pub(super) struct Files {
 
 pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
-        .route("/health", get(content::health))
         .route("/files", get(content::read).post(content::write))
         .route("/files/compose", post(content::compose))
         .merge(rpc::routes())

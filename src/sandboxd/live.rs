@@ -1,6 +1,6 @@
-//! Sandboxes that live, and how a call finds the one that it is about.
+//! One sandbox that lives, and how a call finds the one that it is about.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,7 +8,9 @@ use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use jiff::Timestamp;
+use tokio::time::Instant;
 
+use crate::base::env::Env;
 use crate::base::secret::Secret;
 use crate::clients::e2b::wire::{NewSandbox, State};
 use crate::clients::verify;
@@ -19,111 +21,153 @@ use super::error::ApiError;
 use super::files::Files;
 use super::process::Processes;
 use super::templates::Template;
+use super::wire_in::Lifecycle;
 
 /// One sandbox.
+///
+/// Its room is its own for good: one that was paused without its processes comes back as another value with the same [`Lasting`].
 #[derive(Debug)]
 pub(super) struct Live {
     pub id: String,
     /// What calls of its in-sandbox daemon must have.
     pub token: Secret,
-    /// The same for the answer to `create`, which alone may hold it.
+    /// The same for those who have the key.
     pub token_text: String,
     pub template: Template,
+    /// Those that the template gives its processes.
+    pub variables: BTreeMap<String, String>,
     pub asked: NewSandbox,
+    pub lifecycle: Lifecycle,
     pub started_at: Timestamp,
     /// A folder of its own.
     pub folder: PathBuf,
+    pub spec: RoomSpec,
     pub room: Room,
-    pub vital: Mutex<Vital>,
+    pub lasting: Arc<Lasting>,
     pub processes: Processes,
     pub files: Files,
+}
+
+/// What lasts as long as the sandbox does.
+#[derive(Debug)]
+pub(super) struct Lasting {
+    vital: Mutex<Vital>,
+    log: Log,
+    /// Held by whatever changes the state: pausing, resuming and ending wait for one another.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 /// What changes in its life.
 #[derive(Clone, Debug)]
 pub(super) struct Vital {
+    /// For people; [`Vital::ends`] decides.
     pub ends_at: Timestamp,
+    /// By a clock that nobody sets.
+    pub ends: Instant,
     pub state: State,
+    /// Paused without its processes: its room is closed.
+    pub asleep: bool,
+}
+
+impl Lasting {
+    pub fn new(env: &Env, vital: Vital) -> Arc<Self> {
+        let log = Log { env: env.clone(), lines: Mutex::default() };
+        Arc::new(Self { vital: Mutex::new(vital), log, turn: tokio::sync::Mutex::default() })
+    }
 }
 
 impl Live {
     pub fn vital(&self) -> MutexGuard<'_, Vital> {
-        self.vital.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lasting.vital.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Variables of all its processes: the template's, then those it was made with.
     pub fn environment(&self) -> BTreeMap<String, String> {
-        let mut all = self.template.environment.clone();
+        let mut all = self.variables.clone();
         all.extend(self.asked.env_vars.clone());
         all
     }
+
+    /// Adds a line to what `GET /v2/sandboxes/{id}/logs` tells: something that the server did with it, or that happened to it.
+    pub fn note(&self, level: Level, message: impl Into<String>, fields: &[(&str, String)]) {
+        self.lasting.log.add(level, message.into(), fields);
+    }
+
+    /// Its log, oldest first.
+    pub fn log(&self) -> Vec<Line> {
+        self.lasting.log.lines.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
 }
 
-/// All of them.
-#[derive(Debug, Default)]
-pub(super) struct Sandboxes {
-    all: Mutex<HashMap<String, Arc<Live>>>,
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Level {
+    Debug,
+    Info,
+    Warn,
+    Error,
 }
 
-impl Sandboxes {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Arc<Live>>> {
-        self.all.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+impl Level {
+    pub const ALL: [Self; 4] = [Self::Debug, Self::Info, Self::Warn, Self::Error];
 
-    pub fn get(&self, id: &str) -> Option<Arc<Live>> {
-        self.lock().get(id).cloned()
-    }
-
-    pub fn all(&self) -> Vec<Arc<Live>> {
-        self.lock().values().cloned().collect()
-    }
-
-    /// Makes one and waits until its room stands.
-    pub async fn make(
-        &self,
-        shared: &Shared,
-        asked: NewSandbox,
-        id: String,
-        token: String,
-    ) -> Result<Arc<Live>, ApiError> {
-        let broken =
-            |error: &dyn std::error::Error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
-        let template = shared.templates.resolve(&asked.template_id)?;
-        let folder = shared.own.sandbox(&id);
-        std::fs::create_dir_all(&folder).map_err(|e| broken(&e))?;
-        let home = shared.templates.home(&template, &folder).await.map_err(|e| broken(&e))?;
-        let mut spec = RoomSpec::new(home);
-        spec.root = template.root.clone();
-        let room = shared.isolation.open(spec).await.map_err(|e| broken(&e))?;
-        let now = shared.env.now();
-        let lasts = jiff::SignedDuration::from_secs(asked.timeout.unwrap_or(300).into());
-        let vital = Vital { ends_at: now.checked_add(lasts).unwrap_or(Timestamp::MAX), state: State::Running };
-        let live = Arc::new(Live {
-            id: id.clone(),
-            token: Secret::new(token.clone()),
-            token_text: token,
-            template,
-            asked,
-            started_at: now,
-            folder,
-            room,
-            vital: Mutex::new(vital),
-            processes: Processes::default(),
-            files: Files::default(),
-        });
-        self.lock().insert(id, live.clone());
-        Ok(live)
-    }
-
-    /// Ends one: its processes, then its files. `false`: there is none.
-    pub async fn end(&self, id: &str) -> bool {
-        let Some(live) = self.lock().remove(id) else { return false };
-        live.room.clone().close().await;
-        if let Err(error) = crate::workspace::remove_folder(&live.folder) {
-            tracing::warn!(%error, folder = %live.folder.display(), "a sandbox's folder stays");
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warn => "warn",
+            Self::Error => "error",
         }
-        true
     }
+}
+
+/// One line of a sandbox's log.
+#[derive(Clone, Debug)]
+pub(super) struct Line {
+    pub at: Timestamp,
+    pub level: Level,
+    pub message: String,
+    pub fields: BTreeMap<String, String>,
+}
+
+/// The last lines.
+#[derive(Debug)]
+struct Log {
+    env: Env,
+    lines: Mutex<VecDeque<Line>>,
+}
+
+/// So many lines of a sandbox are kept.
+const MOST_LINES: usize = 1000;
+/// And of each text in it, so many characters.
+const MOST_TEXT: usize = 500;
+
+impl Log {
+    fn add(&self, level: Level, message: String, fields: &[(&str, String)]) {
+        let clip = |text: &str| text.chars().take(MOST_TEXT).collect::<String>();
+        let fields = fields.iter().map(|(name, value)| ((*name).to_owned(), clip(value))).collect();
+        let line = Line { at: self.env.now(), level, message: clip(&message), fields };
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == MOST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line);
+    }
+}
+
+/// The id of the sandbox that a call of the in-sandbox daemon is about: its header, or the host `PORT-ID.domain`.
+pub(super) fn named(parts: &Parts) -> Option<&str> {
+    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
+    let of_host = || {
+        let (port, rest) = header("host")?.split_once('-')?;
+        port.parse::<u16>().ok()?;
+        rest.split_once('.').map(|(id, _)| id)
+    };
+    header("e2b-sandbox-id").or_else(of_host)
+}
+
+/// The answer to calls of a sandbox's daemon when there is no such sandbox: clients look for these words.
+pub(super) fn gone(id: &str) -> ApiError {
+    ApiError::new(StatusCode::BAD_GATEWAY, format!("The sandbox {id} was not found"))
 }
 
 /// The sandbox that a call of the in-sandbox daemon is about; whoever has this was let in.
@@ -133,22 +177,34 @@ impl FromRequestParts<Arc<Shared>> for Inside {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, shared: &Arc<Shared>) -> Result<Self, ApiError> {
-        let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-        let of_host = || {
-            // `49983-ID.domain`
-            let (_port, rest) = header("host")?.split_once('-')?;
-            rest.split_once('.').map(|(id, _)| id)
-        };
-        let id = header("e2b-sandbox-id").or_else(of_host).unwrap_or_default();
-        let gone = || ApiError::new(StatusCode::BAD_GATEWAY, format!("The sandbox {id} was not found"));
-        let live = shared.sandboxes.get(id).ok_or_else(gone)?;
-        let given = header("x-access-token").unwrap_or_default();
-        if !verify::matches(&live.token, given.as_bytes()) {
+        let id = named(parts).unwrap_or_default();
+        let live = shared.sandboxes.get(id).ok_or_else(|| gone(id))?;
+        let given = parts.headers.get("x-access-token").map(|value| value.as_bytes()).unwrap_or_default();
+        if !verify::matches(&live.token, given) {
             return Err(ApiError::new(
                 StatusCode::UNAUTHORIZED,
                 "unauthorized access, please provide a valid access token",
             ));
         }
-        Ok(Self(live))
+        awake(shared, live).await.map(Self)
+    }
+}
+
+/// The same, running: resumed if it was made so that calls resume it.
+pub(super) async fn awake(shared: &Arc<Shared>, live: Arc<Live>) -> Result<Arc<Live>, ApiError> {
+    let (paused, asleep) = {
+        let vital = live.vital();
+        (vital.state == State::Paused, vital.asleep)
+    };
+    match paused {
+        false => Ok(live),
+        true if live.lifecycle.resumes && !asleep => {
+            let seconds = live.asked.timeout.unwrap_or(super::rest::USUAL_SECONDS).max(super::rest::USUAL_SECONDS);
+            Ok(shared.sandboxes.resume(shared, &live.id, seconds, false).await?.0)
+        }
+        true => {
+            let ApiError { status, message, .. } = gone(&live.id);
+            Err(ApiError::new(status, format!("{message}: it is paused, and `connect` resumes it")))
+        }
     }
 }

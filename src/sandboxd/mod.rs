@@ -1,25 +1,29 @@
 //! An E2B-compatible sandbox server over `isolation/`: E2B's control plane and in-sandbox daemon on one port.
 //!
 //! One file per group of calls: [`rest`] (sandboxes), [`templates`] (builds and images), [`process`] and [`files`] (the in-sandbox
-//! daemon). A sandbox is a [`live::Live`]: a room (`isolation::Room`) over a home of its own. Files are read and written by a worker
+//! daemon). A sandbox is a [`live::Live`]: a room (`isolation::Room`) over a home of its own; [`life`] makes, pauses and ends them. Files are read and written by a worker
 //! inside of the room, so no path of a client or of a command is ever resolved here. It holds no credential but the key that callers
 //! must have.
 
 #![allow(dead_code)] // Until its parts are there.
 
+mod again;
 mod attach;
 mod connect;
 mod error;
 mod files;
+mod life;
 mod live;
 mod own;
 mod process;
 mod rest;
 mod templates;
+mod wire_in;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -29,7 +33,8 @@ use crate::base::scope::Scope;
 use crate::base::secret::Secret;
 use crate::isolation::{Helper, Isolation, Search, Setup, Tier};
 
-use live::Sandboxes;
+use again::Keys;
+use life::Sandboxes;
 use own::Own;
 use templates::Templates;
 
@@ -37,6 +42,9 @@ pub use attach::attached;
 
 /// Where it listens when nothing else is said.
 pub const DEFAULT_LISTEN: &str = "127.0.0.1:7720";
+
+/// At the end, sandboxes are waited for no longer.
+const LAST: Duration = Duration::from_secs(4);
 
 /// What a server is begun with.
 #[derive(Clone, Debug)]
@@ -47,6 +55,10 @@ pub struct Settings {
     pub key: Secret,
     /// Root file systems by name: a directory, an OCI layout, or an archive of `docker save`.
     pub images: BTreeMap<String, PathBuf>,
+    /// So many sandboxes at once, with those that are paused.
+    pub most_sandboxes: usize,
+    /// With less memory than this left on the machine, in bytes, no further sandbox is made.
+    pub least_memory: u64,
     /// Held to this tier. `None`: the best that works.
     pub tier: Option<Tier>,
     /// The nightcrew program, where this process is another one (tests).
@@ -54,9 +66,17 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// No images but the host's, the best tier, this program.
+    /// No images but the host's, the usual limits, the best tier, this program.
     pub fn new(folder: impl Into<PathBuf>, key: Secret) -> Self {
-        Self { folder: folder.into(), key, images: BTreeMap::new(), tier: None, program: None }
+        Self {
+            folder: folder.into(),
+            key,
+            images: BTreeMap::new(),
+            most_sandboxes: 256,
+            least_memory: 128 << 20,
+            tier: None,
+            program: None,
+        }
     }
 }
 
@@ -69,6 +89,7 @@ struct Shared {
     pub own: Own,
     pub isolation: Isolation,
     pub sandboxes: Sandboxes,
+    pub keys: Keys,
     pub templates: Templates,
 }
 
@@ -95,7 +116,8 @@ impl Server {
                 .map_err(|why| anyhow::anyhow!("{tier} cannot be had here: {} ({})", why.reason, why.fix))?;
         }
         let templates = Templates::open(&settings, &own, env.clone(), scope.clone()).context("the templates")?;
-        let shared = Shared { settings, env, scope, own, isolation, sandboxes: Sandboxes::default(), templates };
+        let sandboxes = Sandboxes::begin(&settings, &env, &scope);
+        let shared = Shared { settings, env, scope, own, isolation, sandboxes, keys: Keys::default(), templates };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -107,10 +129,12 @@ impl Server {
     /// Everything that it answers.
     pub fn router(&self) -> Router {
         Router::new()
-            .merge(rest::routes())
+            .merge(rest::routes(&self.shared))
             .merge(templates::routes())
             .merge(process::routes())
             .merge(files::routes())
+            .fallback(rest::unknown)
+            .method_not_allowed_fallback(rest::wrong_method)
             .with_state(self.shared.clone())
     }
 
@@ -122,11 +146,13 @@ impl Server {
 
     /// Ends every sandbox and waits until nothing of them is left.
     pub async fn close(&self) {
-        self.shared.templates.close().await;
-        for live in self.shared.sandboxes.all() {
-            self.shared.sandboxes.end(&live.id).await;
+        let ended = async { tokio::join!(self.shared.sandboxes.close(), self.shared.templates.close()) };
+        if tokio::time::timeout(LAST, ended).await.is_err() {
+            tracing::warn!("some sandboxes do not end; their processes are killed with this one");
         }
-        if let Err(error) = self.shared.own.release() {
+        let shared = self.shared.clone();
+        let released = tokio::task::spawn_blocking(move || shared.own.release()).await;
+        if let Err(error) = released.unwrap_or_else(|lost| Err(std::io::Error::other(lost))) {
             tracing::warn!(%error, "what this server made stays until the next one starts");
         }
     }

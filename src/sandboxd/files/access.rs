@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::super::Shared;
 use super::super::error::ApiError;
-use super::super::live::Live;
+use super::super::live::{Live, gone, named};
 use super::check_user;
 use crate::clients::verify::{self, FileAccess};
 
@@ -64,19 +64,4 @@ pub(super) fn admit(
     };
     check_user(query.username.as_deref()).map_err(|message| unauthorized(&message))?;
     Ok(live)
-}
-
-/// The id of the sandbox that a call is about: its header, or the host `PORT-ID.domain`.
-pub(super) fn named(parts: &Parts) -> Option<&str> {
-    let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    let of_host = || {
-        let (port, rest) = header("host")?.split_once('-')?;
-        port.parse::<u16>().ok()?;
-        rest.split_once('.').map(|(id, _)| id)
-    };
-    header("e2b-sandbox-id").or_else(of_host)
-}
-
-pub(super) fn gone(id: &str) -> ApiError {
-    ApiError::new(StatusCode::BAD_GATEWAY, format!("The sandbox {id} was not found"))
 }

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 
 use super::super::Shared;
 use super::super::error::ApiError;
-use super::super::live::{Inside, Live};
-use super::access::{Query, admit, gone, named};
+use super::super::live::{Inside, Live, awake};
+use super::access::{Query, admit};
 use super::body::{Body, BodyError};
 use super::check_user;
 use super::multipart::Multipart;
@@ -37,18 +37,10 @@ fn query(asked: Asked) -> Result<Query, ApiError> {
     asked.map(|FromQuery(query)| query).map_err(|error| bad(error.to_string()))
 }
 
-/// Whether the sandbox lives.
-pub(super) async fn health(State(shared): State<Arc<Shared>>, parts: Parts) -> Result<StatusCode, ApiError> {
-    match named(&parts) {
-        Some(id) if shared.sandboxes.get(id).is_none() => Err(gone(id)),
-        _ => Ok(StatusCode::NO_CONTENT),
-    }
-}
-
 /// The content of a file, or a part of it.
 pub(super) async fn read(State(shared): State<Arc<Shared>>, asked: Asked, parts: Parts) -> Result<Response, ApiError> {
     let query = query(asked)?;
-    let live = admit(&shared, &parts, &query, "read")?;
+    let live = awake(&shared, admit(&shared, &parts, &query, "read")?).await?;
     let path = live.path(query.path.as_deref().unwrap_or_default()).map_err(bad)?;
     let files = live.files(&shared);
     let range = parts.headers.get(header::RANGE).and_then(|value| range(value.to_str().ok()?));
@@ -176,7 +168,7 @@ pub(super) async fn write(
     sent: Sent,
 ) -> Result<Json<Vec<Written>>, ApiError> {
     let query = query(asked)?;
-    let live = admit(&shared, &parts, &query, "write")?;
+    let live = awake(&shared, admit(&shared, &parts, &query, "write")?).await?;
     let metadata = metadata(&parts.headers).map_err(|message| bad(format!("invalid metadata: {message}")))?;
     let said = parts.headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or_default());
     let kind = said.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();

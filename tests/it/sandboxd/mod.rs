@@ -7,6 +7,7 @@
 
 mod lifecycle;
 mod process;
+mod list;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
