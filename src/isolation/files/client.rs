@@ -47,6 +47,7 @@ pub struct Files {
 struct Shared {
     source: Source,
     scope: Scope,
+    idle: Duration,
     short: Lane,
     long: Lane,
 }
@@ -169,17 +170,17 @@ impl Drop for Kept {
 impl Files {
     /// The files of a room. Nothing is started yet; what is will run in `scope`.
     pub fn new(room: Room, scope: Scope) -> Self {
-        Self::over(Source::Room(room), scope)
+        Self::over(Source::Room(room), scope, IDLE)
     }
 
     #[cfg(test)]
-    pub(super) fn in_this_process(act: tests::Act, scope: Scope) -> Self {
-        Self::over(Source::Thread(act), scope)
+    pub(super) fn in_this_process(act: tests::Act, scope: Scope, idle: Option<Duration>) -> Self {
+        Self::over(Source::Thread(act), scope, idle.unwrap_or(IDLE))
     }
 
-    fn over(source: Source, scope: Scope) -> Self {
+    fn over(source: Source, scope: Scope, idle: Duration) -> Self {
         let lane = |name| Lane { name, worker: Mutex::default(), permits: Arc::new(Semaphore::new(MOST_AT_ONCE)) };
-        Self { shared: Arc::new(Shared { source, scope, short: lane("short"), long: lane("long") }) }
+        Self { shared: Arc::new(Shared { source, scope, idle, short: lane("short"), long: lane("long") }) }
     }
 
     /// One entry, not what a link leads to. Paths are absolute here and below, as processes of the room name them in tiers with a file
@@ -289,7 +290,8 @@ impl Files {
         let (jobs, inbox) = mpsc::unbounded_channel();
         let (ended, stop) = (CancellationToken::new(), self.shared.scope.token().child_token());
         let worker = Arc::new(Worker { jobs, ended, stop, stirs: Mutex::default() });
-        let serving = serve(link, inbox, Arc::downgrade(&worker), worker.ended.clone(), worker.stop.clone());
+        let (weak, ended, stop) = (Arc::downgrade(&worker), worker.ended.clone(), worker.stop.clone());
+        let serving = serve(link, inbox, weak, ended, stop, self.shared.idle);
         drop(self.shared.scope.spawn(format!("file worker ({})", lane.name), serving));
         Ok(worker)
     }
@@ -542,13 +544,14 @@ async fn serve(
     worker: Weak<Worker>,
     ended: CancellationToken,
     stop: CancellationToken,
+    idle: Duration,
 ) {
     let waiting: Mutex<VecDeque<Waiting>> = Mutex::default();
     let queue = || waiting.lock().unwrap_or_else(PoisonError::into_inner);
     let mut pen = link.pen();
     let down = async {
         loop {
-            match tokio::time::timeout(IDLE, jobs.recv()).await {
+            match tokio::time::timeout(idle, jobs.recv()).await {
                 Ok(Some(Job { frame, waiting })) => {
                     queue().push_back(waiting);
                     if !pen.write(frame).await {

@@ -100,8 +100,7 @@ fn metadata(path: &Path) -> BTreeMap<String, String> {
     const MOST: usize = 64 << 10;
     let Ok(path) = CString::new(path.as_os_str().as_bytes()) else { return BTreeMap::new() };
     // Most files have none, and to ask for the length is the cheaper question.
-    let mut length = [0_u8; 0];
-    let Ok(1..) = rustix::fs::llistxattr(&*path, &mut length) else { return BTreeMap::new() };
+    let Ok(1..) = rustix::fs::llistxattr_query(&*path) else { return BTreeMap::new() };
     let mut names = vec![0; MOST];
     let Ok(length) = rustix::fs::llistxattr(&*path, &mut *names) else { return BTreeMap::new() };
     let names = names.get(..length).unwrap_or_default().split(|byte| *byte == 0);

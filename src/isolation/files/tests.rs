@@ -21,13 +21,18 @@ struct World {
 
 impl World {
     fn new() -> Self {
+        Self::with(None)
+    }
+
+    /// Workers end when nobody has needed them for so long.
+    fn with(idle: Option<Duration>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let scope = Scope::new(tokio::runtime::Handle::current());
         // As in the last tier: what is said is not what is there.
         let map = Map(vec![("/home/user".into(), directory.path().canonicalize().unwrap())]);
         // The other end goes away without a word.
         let act = Act(Arc::new(move |input, output| drop(work(input, output, &map))));
-        Self { files: Files::in_this_process(act, scope.clone()), directory, scope }
+        Self { files: Files::in_this_process(act, scope.clone(), idle), directory, scope }
     }
 
     fn path(&self, name: &str) -> std::path::PathBuf {
@@ -318,12 +323,16 @@ async fn what_is_five_thousand_deep_is_listed_as_far_as_names_go_and_removed() {
 #[tokio::test]
 async fn metadata_is_kept_and_replaced_where_the_file_system_has_it() {
     let world = World::new();
+    fs::write(world.path("probe"), "").unwrap();
+    if rustix::fs::setxattr(world.path("probe"), "user.probe", b"1", rustix::fs::XattrFlags::empty()).is_err() {
+        let metadata = BTreeMap::from([("author".to_owned(), String::new())]);
+        let writer = world.files.create("/home/user/x", metadata).await.unwrap();
+        assert_eq!(writer.finish().await.unwrap().metadata, BTreeMap::new());
+        return println!("the rest is skipped: this file system keeps no attributes");
+    }
     let metadata = BTreeMap::from([("author".to_owned(), "me too".to_owned()), ("k".to_owned(), String::new())]);
     let writer = world.files.create("/home/user/x", metadata.clone()).await.unwrap();
     let written = writer.finish().await.unwrap();
-    if written.metadata.is_empty() {
-        return; // This one has not.
-    }
     assert_eq!(written.metadata, metadata);
     rustix::fs::setxattr(world.path("x"), "user.other", b"1", rustix::fs::XattrFlags::empty()).unwrap();
     rustix::fs::setxattr(world.path("x"), "user.e2b.bad", b"\xff", rustix::fs::XattrFlags::empty()).unwrap();
@@ -374,9 +383,11 @@ async fn watchers_tell_what_has_happened_as_users_see_it() {
     let told: Vec<_> = events.iter().map(|event| (event.name.as_str(), event.change)).collect();
     assert_eq!(told, [("x", Change::Create), ("x", Change::Write)]);
     assert_eq!(events[1].entry.as_ref().unwrap().size, 3);
-    world.write("/home/user/x", b"two").await.unwrap();
+    world.write("/home/user/x", b"four").await.unwrap();
+    world.write("/home/user/x", b"seven").await.unwrap();
     let (events, _) = watcher.events().await.unwrap();
     assert_eq!((events.len(), events[0].change), (1, Change::Write));
+    assert_eq!(events[0].entry.as_ref().unwrap().size, 5);
 
     // What others do stirs.
     fs::write(world.path("y"), "").unwrap();
@@ -496,12 +507,39 @@ async fn a_worker_that_dies_or_talks_nonsense_is_replaced() {
         drop(wire::read(&input));
         drop(std::io::Write::write_all(&mut &output, answer));
     }));
-    let files = Files::in_this_process(act, scope);
+    let files = Files::in_this_process(act, scope, None);
     for _ in answers {
         let lost = files.list("/home/user", 1).await.unwrap_err();
         assert!(matches!(lost, FilesError::Lost { .. }), "{lost}");
     }
     assert_eq!(files.list("/home/user", 1).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn a_worker_that_nobody_needs_ends_and_another_comes() {
+    let world = World::with(Some(Duration::from_millis(200)));
+    world.write("/home/user/x", b"1").await.unwrap();
+    let settled = async |workers: usize| {
+        let settled = async {
+            while world.scope.len() != workers {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), settled).await.expect("it stays");
+    };
+    settled(0).await;
+    assert_eq!(world.read("/home/user/x").await.unwrap(), b"1");
+
+    // Not while somebody has something of it.
+    let watcher = world.files.watch("/home/user", false, false).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    fs::write(world.path("y"), "").unwrap();
+    until(&watcher, ("y", Change::Create)).await;
+    drop(watcher);
+    settled(0).await;
+    // Many callers who find it gone start one.
+    let calls = (0..30).map(|_| world.files.stat("/home/user/x"));
+    assert!(futures_util::future::join_all(calls).await.into_iter().all(|found| found.is_ok()));
 }
 
 #[tokio::test]
@@ -514,7 +552,7 @@ async fn answers_that_nobody_asked_for_end_a_worker() {
         // It would go on for ever.
         while let Ok(Some(_)) = wire::read(&input) {}
     }));
-    let files = Files::in_this_process(act, scope.clone());
+    let files = Files::in_this_process(act, scope.clone(), None);
     files.remove("/home/user/x").await.unwrap();
     let watched = async {
         while !scope.is_empty() {

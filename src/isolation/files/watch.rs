@@ -244,11 +244,6 @@ impl Watch {
             true => ".".to_owned(),
             false => path.to_string_lossy().into_owned(),
         };
-        if change == Change::Write
-            && self.queue.back().is_some_and(|last| last.change == Change::Write && last.name == name)
-        {
-            return;
-        }
         if self.queue.len() >= MOST_EVENTS || self.bytes >= MOST_BYTES {
             self.lost = true;
             return;
@@ -256,6 +251,12 @@ impl Watch {
         let there = matches!(change, Change::Create | Change::Write | Change::Chmod);
         let said = || format!("{}/{name}", self.said);
         let entry = if self.entries && there { entry(&self.root.join(path), said(), map).ok() } else { None };
+        if change == Change::Write
+            && let Some(last) = self.queue.back_mut().filter(|last| last.change == change && last.name == name)
+        {
+            last.entry = entry;
+            return;
+        }
         // An entry has its name twice, and a target and metadata that may be long.
         let metadata =
             |entry: &super::wire::Entry| entry.metadata.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
