@@ -63,7 +63,8 @@ fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
 pub(super) fn checked_name(name: &str) -> Result<String, ApiError> {
     let name = name.trim().to_lowercase();
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./".contains(&byte));
-    if name.is_empty() || name.len() > 128 || !plain || name == BASE {
+    let begins = name.split('/').all(|part| part.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric));
+    if name.len() > 128 || !plain || !begins || name == BASE {
         return refuse(StatusCode::BAD_REQUEST, format!("'{}' cannot be the name of a template", name.escape_debug()));
     }
     Ok(name)

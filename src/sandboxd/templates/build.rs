@@ -404,9 +404,9 @@ impl Builder<'_> {
         &self,
         write: impl FnOnce(&mut Tree) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let (home, owner) = (self.home.clone(), None);
+        let home = self.home.clone();
         let written = tokio::task::spawn_blocking(move || {
-            let mut tree = Tree::open(&home, owner)?;
+            let mut tree = Tree::open(&home)?;
             let answer = write(&mut tree)?;
             tree.finish()?;
             Ok(answer)

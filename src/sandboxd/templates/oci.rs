@@ -217,7 +217,7 @@ impl Image {
             Place::Layout(folder) => self.layers.iter().map(|layer| folder.join(&layer.path)).collect(),
             Place::Archive(archive) => self.extract(archive, packed)?,
         };
-        let mut tree = Tree::open(root, None)?;
+        let mut tree = Tree::open(root)?;
         for (number, (layer, file)) in self.layers.iter().zip(&files).enumerate() {
             let at = || format!("layer {} of {}", number + 1, files.len());
             layer.digest.check(file).with_context(at)?;

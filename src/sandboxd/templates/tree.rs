@@ -22,7 +22,7 @@ const DEEPEST: u32 = 400;
 /// A folder to write below.
 pub(super) struct Tree {
     root: OwnedFd,
-    /// Whose everything becomes; `None`: this process's.
+    /// Whose everything becomes, as the folder itself is; `None`: this process's.
     owner: Option<u32>,
     /// The folder of the last entry: the next one is mostly beside it.
     last: Option<(Vec<OsString>, OwnedFd)>,
@@ -31,8 +31,10 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    pub fn open(root: &Path, owner: Option<u32>) -> io::Result<Self> {
+    pub fn open(root: &Path) -> io::Result<Self> {
         let root = rustix::fs::open(root, FOLDER, Mode::empty())?;
+        let owner = rustix::fs::fstat(&root)?.st_uid;
+        let owner = (owner != rustix::process::geteuid().as_raw()).then_some(owner);
         Ok(Self { root, owner, last: None, folders: Vec::new() })
     }
 

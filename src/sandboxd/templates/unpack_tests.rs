@@ -28,7 +28,7 @@ impl Place {
         let path = self.0.path().join("archive");
         std::fs::write(&path, archive).unwrap();
         let names = names(target.trim_start_matches('/').as_bytes()).unwrap();
-        let mut tree = Tree::open(&self.home(), None).unwrap();
+        let mut tree = Tree::open(&self.home()).unwrap();
         let copied = Copy { source, target: &names, into: target.ends_with('/'), mode };
         let brought = copy(&path, &copied, &mut tree, FEW);
         tree.finish().unwrap();
@@ -187,7 +187,7 @@ fn bombs_are_refused_before_anything_is_written() {
 fn layers_take_away_what_they_say() {
     let place = Place::new();
     let path = place.0.path().join("layer");
-    let mut tree = Tree::open(&place.home(), None).unwrap();
+    let mut tree = Tree::open(&place.home()).unwrap();
     let mut apply = |tar: &Tar| {
         std::fs::write(&path, tar.gzip()).unwrap();
         layer(&path, &mut tree, FEW).unwrap()

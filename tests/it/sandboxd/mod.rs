@@ -8,6 +8,7 @@
 mod lifecycle;
 mod process;
 mod list;
+mod templates;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
