@@ -186,3 +186,41 @@ impl Envd {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Endpoint, Key};
+    use super::*;
+    use crate::base::env::Env;
+
+    #[tokio::test]
+    async fn a_daemon_is_found_where_e2bs_clients_find_it() {
+        for (api_url, sandbox_url, domain, expected) in [
+            ("https://api.e2b.app", None, None, "https://sandbox.e2b.app"),
+            ("https://api.e2b.app/", None, Some(""), "https://sandbox.e2b.app"),
+            ("https://api.e2b.app", None, Some("foxtrot-2.e2b.dev"), "https://sandbox.foxtrot-2.e2b.dev"),
+            ("https://api.e2b.app", None, Some("e2b.example.com"), "https://49983-ixyz.e2b.example.com"),
+            ("https://api.example.com", None, None, "https://49983-ixyz.example.com"),
+            ("https://e2b.example.com:8443", None, None, "https://49983-ixyz.e2b.example.com"),
+            ("http://127.0.0.1:1", Some("http://127.0.0.1:2"), Some("e2b.app"), "http://127.0.0.1:2"),
+        ] {
+            let key = Key::Given(Secret::new("e2b_0"));
+            let endpoint = Endpoint { api_url: api_url.into(), sandbox_url: sandbox_url.map(str::to_owned), key };
+            let scope = Scope::new(tokio::runtime::Handle::current());
+            let cloud = Cloud::new(endpoint, Env::system(), scope).unwrap();
+            let created = Created {
+                template_id: "base".into(),
+                sandbox_id: "ixyz".into(),
+                client_id: String::new(),
+                envd_version: "0.6.4".into(),
+                alias: None,
+                envd_access_token: Some("token".into()),
+                traffic_access_token: None,
+                domain: domain.map(str::to_owned),
+            };
+            let envd = cloud.envd(&created).unwrap();
+            assert_eq!(envd.base, expected, "{api_url} {domain:?}");
+            assert_eq!(envd.url(&["files"]).unwrap().path(), "/files");
+        }
+    }
+}

@@ -28,7 +28,7 @@ const KEEPALIVE_S: u64 = 50;
 /// No byte for this long: the connection is dead.
 const IDLE: Duration = Duration::from_secs(2 * KEEPALIVE_S + 10);
 /// How much longer than its deadline a process is waited for, in which the other side ends it.
-const DEADLINE_GRACE: Duration = Duration::from_secs(15);
+const DEADLINE_GRACE: Duration = Duration::from_secs(5);
 /// For killing what was dropped.
 const KILL_TIMEOUT: Duration = Duration::from_secs(20);
 /// For the last frame, after the end of the process was told.
@@ -276,7 +276,8 @@ impl Stream {
             match self.frames.next()? {
                 Some((json, true)) => {
                     let last: Last = parsed(json)?;
-                    let Some(error) = last.error else { return Ok(None) };
+                    let Some(mut error) = last.error else { return Ok(None) };
+                    error.message = self.answer.clean(&error.message);
                     return Err(Refused::from_stream(error).into_error(Plane::Sandbox, once));
                 }
                 Some((json, false)) => {
