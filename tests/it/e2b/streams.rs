@@ -83,7 +83,7 @@ async fn a_stream_that_is_not_one_is_told_apart() {
         ),
         (
             "a deadline",
-            vec![said(), Act::Finish(json!({"error": {"code": "deadline_exceeded", "message": "too long"}}))],
+            vec![said(), Act::Finish(json!({"error": {"code": "deadline_exceeded", "message": "too\u{7}long"}}))],
             "out of time: too long",
         ),
         ("a sandbox that vanishes", vec![said(), Act::Vanish], "the sandbox is gone"),
@@ -119,6 +119,20 @@ async fn a_deadline_is_kept_by_the_sandbox_and_told() {
     assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
     assert_eq!(bench.cloud.calls("Start")[0].header("connect-timeout-ms"), Some("300"));
     assert_eq!(bench.cloud.running().len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_that_the_sandbox_does_not_keep_is_kept_by_the_client() {
+    let bench = Bench::new();
+    bench.cloud.careless();
+    bench.cloud.program(|_| vec![Act::Hang]);
+    let (_, envd) = bench.sandbox().await;
+    let mut process = envd.start(&shell("sleep 300"), Some(Duration::from_millis(10))).await.unwrap();
+    let error = process.next().await.unwrap_err();
+    assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+    assert_eq!(bench.cloud.running().len(), 1);
+    drop(process);
+    eventually("the end of the process", || bench.cloud.running().is_empty()).await;
 }
 
 async fn hanging() -> (Bench, Envd) {

@@ -12,6 +12,10 @@
 //! // … api_url: cloud.url(), api_key: e2b::KEY …
 //! assert_eq!(cloud.calls("create").len(), 2);
 //! ```
+//!
+//! [`E2b::before`] stands before a server that really does what is asked; requests, faults and key are the same.
+//!
+//! [`E2b::before`] stands before a real server instead, which does what is asked; the requests, the faults and the key are the same.
 
 #![allow(dead_code)] // More than each test needs.
 
@@ -19,6 +23,8 @@
 mod control;
 #[path = "e2b/envd.rs"]
 mod envd;
+#[path = "e2b/forward.rs"]
+mod forward;
 #[path = "e2b/process.rs"]
 mod process;
 
@@ -45,6 +51,8 @@ pub struct Request {
     /// Which call it is: `create`, `Start`, …; its method and path where it is none that we know.
     pub call: String,
     pub method: String,
+    /// As it came, with its query.
+    pub target: String,
     /// Without its query.
     pub path: String,
     pub query: Vec<(String, String)>,
@@ -173,6 +181,10 @@ struct Cloud {
     page: usize,
     next: u64,
     base: String,
+    /// Processes outlive their deadline.
+    careless: bool,
+    /// A real server, and its key.
+    behind: Option<(SocketAddr, String)>,
 }
 
 struct State {
@@ -225,6 +237,8 @@ impl E2b {
             page: 100,
             next: 0,
             base: format!("http://{address}"),
+            careless: false,
+            behind: None,
         };
         let state = Arc::new(State { cloud: Mutex::new(cloud) });
         let (stop, stopped) = tokio::sync::oneshot::channel();
@@ -248,6 +262,14 @@ impl E2b {
         Self { address, state, stop: Some(stop), thread: Some(thread) }
     }
 
+    /// A cloud that is a real server, which listens at `url`; it does not say of itself what only ours does.
+    pub fn before(url: &str, key: &str) -> Self {
+        let cloud = Self::start();
+        let address = url.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+        cloud.state.cloud().behind = Some((address, key.to_owned()));
+        cloud
+    }
+
     /// `api_url` and `sandbox_url` alike.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
@@ -261,6 +283,11 @@ impl E2b {
     /// What a build's status says, one after the other, from the body that began it: `{"status": …, "logEntries": …, "reason": …}`.
     pub fn builder(&self, builder: impl Fn(&Value) -> Vec<Value> + Send + Sync + 'static) {
         self.state.cloud().builder = Arc::new(builder);
+    }
+
+    /// From now on it does not keep the deadlines of processes.
+    pub fn careless(&self) {
+        self.state.cloud().careless = true;
     }
 
     /// How many sandboxes are on a page of the list.
@@ -372,11 +399,15 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) -> std::io::Result
                 whole(&mut stream, *status, headers, content_type, body, body.len()).await?;
                 continue;
             }
-            Some(Fault::Vanish) => {
-                let id = request.sandbox.clone().unwrap_or_default();
-                state.cloud().end(&id);
-            }
             _ => {}
+        }
+        let behind = state.cloud().behind.clone();
+        if let Some((address, key)) = behind {
+            return forward::forward(&mut stream, &request, fault, address, &key).await;
+        }
+        if matches!(fault, Some(Fault::Vanish)) {
+            let id = request.sandbox.clone().unwrap_or_default();
+            state.cloud().end(&id);
         }
         let reply = answer(&state, &request);
         match (fault, reply) {
@@ -459,7 +490,7 @@ fn understood(state: &State, received: Received) -> Request {
     };
     let call = if call.is_empty() { format!("{method} {path}") } else { call.to_owned() };
     let sandbox = sandbox.map(str::to_owned);
-    let request = Request { call, method, path, query, headers, body, sandbox };
+    let request = Request { call, method, target, path, query, headers, body, sandbox };
     let wrong = control::violations(&request);
     state.cloud().violations.extend(wrong.into_iter().map(|what| format!("{}: {what}", request.call)));
     request
