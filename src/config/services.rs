@@ -14,6 +14,8 @@ enum Key {
     Text,
     Secret,
     List,
+    /// `images: {NAME: PATH}`
+    Files,
     /// `app: {id, installation, key}`
     App,
 }
@@ -35,7 +37,7 @@ const SLACK: &[(&str, Key)] = &[
 const SENTRY: &[(&str, Key)] =
     &[("base_url", Key::Url), ("organization", Key::Text), ("token", Key::Secret), ("webhook_secret", Key::Secret)];
 const E2B: &[(&str, Key)] = &[("api_url", Key::Url), ("sandbox_url", Key::Url), ("api_key", Key::Secret)];
-const SANDBOXD: &[(&str, Key)] = &[("url", Key::Url), ("api_key", Key::Secret)];
+const SANDBOXD: &[(&str, Key)] = &[("url", Key::Url), ("api_key", Key::Secret), ("images", Key::Files)];
 
 /// How long a source may take when nothing is said.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -82,6 +84,18 @@ fn service(name: &str, node: &Node, keys: &[(&str, Key)], into: &mut Service, r:
                 } else {
                     map.take(key);
                 }
+            }
+            Key::Files => {
+                let Some(mut files) = map.optional(key, &mut r.d).and_then(|node| node.map(&format!("`{key}`"), &mut r.d))
+                else {
+                    continue;
+                };
+                let mut named = BTreeMap::new();
+                for entry in files.rest() {
+                    let path = entry.value.filled_string(&format!("`{}`", entry.key), &mut r.d);
+                    named.extend(path.map(|path| (entry.key.clone(), r.base.join(path))));
+                }
+                into.files.insert(owned, named);
             }
             Key::App => {
                 let Some(mut app) = map.optional(key, &mut r.d).and_then(|node| node.map("`app`", &mut r.d)) else {

@@ -145,6 +145,8 @@ pub struct Service {
     pub settings: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, SecretRef>,
     pub lists: BTreeMap<String, Vec<String>>,
+    /// By key, then by the name that it is given: absolute, or relative to the configuration's folder.
+    pub files: BTreeMap<String, BTreeMap<String, PathBuf>>,
 }
 
 /// One entry under `sources:`, or in a profile's.

@@ -79,7 +79,7 @@ services:
   github: {api_url: "https://ghe.example.com/api/v3/", token: secret:GITHUB, app: {id: 1, installation: 2, key: secret:GITHUB}}
   slack:  {bot_token: secret:SLACK, users: [U024BE7LH]}
   sentry: {organization: acme, webhook_secret: secret:SENTRY_HOOK}
-  sandboxd: {url: null}
+  sandboxd: {url: null, images: {"debian:12": images/debian.tar}}
 sources:
   warehouse: {postgres: secret:WAREHOUSE, statement_timeout: 10s}
   shop:      {http: "https://shop.example.com", auth: {bearer: secret:SHOP}}
@@ -106,6 +106,8 @@ fn every_section_is_read() {
         ("https://ghe.example.com/api/v3", "https://github.com")
     );
     assert_eq!(github.settings["app.id"], "1");
+    let sandboxd = settings.services.sandboxd.as_ref().unwrap();
+    assert_eq!(sandboxd.files["images"]["debian:12"], std::path::Path::new("conf/images/debian.tar"));
     assert_eq!(settings.sources["warehouse"].secret.as_ref().unwrap().name, "WAREHOUSE");
     assert_eq!(settings.sources["shop"].target.as_deref(), Some("https://shop.example.com"));
     let demo = &settings.profiles["demo"];
