@@ -20,7 +20,7 @@ use super::error::{Error, Plane, Refused};
 use super::frames::Frames;
 use super::wire::{
     CloseStdin, ConnectError, ConnectProcess, Listed, ListedProcess, MOST_MESSAGE, Nothing, ProcessEnd, ProcessInput,
-    ProcessSelector, SendInput, SendSignal, Signal, StartProcess, frame,
+    ProcessSelector, Pty, PtySize, SendInput, SendSignal, Signal, StartProcess, frame,
 };
 
 /// How often the other side is asked to send something, in seconds. As E2B's clients have it.
@@ -145,6 +145,23 @@ impl Envd {
         let input = ProcessInput::Stdin(base64::base64(bytes));
         let message = SendInput { process: ProcessSelector::Pid(pid), input };
         self.process("SendInput", &message, Resend::Never).await.map(|Nothing {}| ())
+    }
+
+    /// Types into the terminal of a process that was started with `pty`. Never sent twice.
+    pub async fn send_keys(&self, pid: u32, bytes: &[u8]) -> Result<(), Error> {
+        let message = SendInput { process: ProcessSelector::Pid(pid), input: ProcessInput::Pty(base64::base64(bytes)) };
+        self.process("SendInput", &message, Resend::Never).await.map(|Nothing {}| ())
+    }
+
+    /// Tells the terminal of a process its new size.
+    pub async fn resize(&self, pid: u32, size: PtySize) -> Result<(), Error> {
+        #[derive(serde::Serialize)]
+        struct Update {
+            process: ProcessSelector,
+            pty: Pty,
+        }
+        let message = Update { process: ProcessSelector::Pid(pid), pty: Pty { size } };
+        self.process("Update", &message, Resend::Safe).await.map(|Nothing {}| ())
     }
 
     /// Nothing more comes for the process to read.
