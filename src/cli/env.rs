@@ -26,7 +26,7 @@ use crate::config::settings::Profile;
 use crate::daemon::load::Library;
 use crate::daemon::signals::Signals;
 use crate::domain::code::TreeId;
-use crate::engine::workshop::{Source, Workshop, WorkshopSetup, sandbox_folder, workspace_stop};
+use crate::engine::workshop::{Source, Workshop, WorkshopSetup, places, sandbox_folder, workspace_stop};
 use crate::isolation::{Chunk, Command};
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Job, SandboxError, SandboxSetup};
@@ -134,6 +134,8 @@ impl<'a> Bench<'a> {
             folder: sandbox_folder(&shared, sandboxd::KIND.name),
             scope: scope.clone(),
             program: None,
+            places: places(&library.settings),
+            watcher: None,
         };
         let sandbox = Sandboxd::new(&setup, Options { watcher: Some(watcher), ..Options::default() });
         Ok(Self { session, scope, library, workshop: Arc::new(workshop), sandbox, progress, lock: Some(lock) })

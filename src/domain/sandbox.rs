@@ -30,7 +30,7 @@ pub struct Prepared {
     pub duration_ms: u64,
     /// Setup commands (if built) and `checks`, all of which succeeded.
     pub receipts: Vec<CommandReceipt>,
-    /// Where: `sandboxd (bubblewrap)`.
+    /// Where: `sandboxd (bubblewrap)`; behind `; ` why it is another one than the profile binds.
     pub sandbox: String,
     /// How long sandboxes lived for this, where that is longer than the call took.
     #[serde(default, skip_serializing_if = "is_zero")]

@@ -85,7 +85,7 @@ impl Executor {
     /// What the sandbox is told about this run. `at` is the activity that asks.
     pub(super) async fn job(&self, at: &At) -> Result<(Arc<dyn Sandbox>, Job), Stop> {
         let environment = self.recipe()?;
-        let sandbox = self.workshop()?.sandbox(&self.bound.profile)?;
+        let sandbox = self.workshop()?.sandbox(&self.bound.settings, &self.bound.profile)?;
         let owner = format!("{}/{}", at.run, at.asker);
         let job = self.with_source(move |_, source| Ok(source.job(environment, owner))).await?;
         Ok((sandbox, job))

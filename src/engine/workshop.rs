@@ -15,7 +15,7 @@ use crate::domain::definition::{Environment, Pipeline};
 use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
-use crate::ports::sandbox::{Files, Job, Listed, Sandbox, SandboxSetup};
+use crate::ports::sandbox::{Files, Job, Listed, Places, Sandbox, SandboxSetup};
 use crate::sandboxes::sandboxd;
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
@@ -195,7 +195,7 @@ impl Workshop {
     }
 
     /// The sandbox that the profile binds.
-    pub fn sandbox(&self, profile: &Profile) -> Result<Arc<dyn Sandbox>, Stop> {
+    pub fn sandbox(&self, settings: &Settings, profile: &Profile) -> Result<Arc<dyn Sandbox>, Stop> {
         let name = profile.sandbox.as_str();
         let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(sandbox) = sandboxes.get(name) {
@@ -212,6 +212,8 @@ impl Workshop {
             folder: sandbox_folder(&self.setup.folder, name),
             scope: self.setup.scope.clone(),
             program: self.setup.program.clone(),
+            places: places(settings),
+            watcher: None,
         });
         sandboxes.insert(name.to_owned(), made.clone());
         Ok(made)
@@ -232,6 +234,22 @@ fn access(settings: &Settings) -> Result<Access, Stop> {
         )),
         (None, false) => Ok(Access::none()),
     }
+}
+
+/// Where sandboxes are to be had.
+pub fn places(settings: &Settings) -> Places {
+    let mut places = Places::default();
+    if let Some(e2b) = &settings.services.e2b {
+        places.e2b.api_url = e2b.settings.get("api_url").cloned();
+        places.e2b.sandbox_url = e2b.settings.get("sandbox_url").cloned();
+        places.e2b.key = e2b.secrets.get("api_key").cloned();
+    }
+    if let Some(sandboxd) = &settings.services.sandboxd {
+        places.sandboxd.url = sandboxd.settings.get("url").cloned();
+        places.sandboxd.key = sandboxd.secrets.get("api_key").cloned();
+        places.sandboxd.images = sandboxd.files.get("images").cloned().unwrap_or_default();
+    }
+    places
 }
 
 /// Where a sandbox keeps its things below the folder of a workshop.

@@ -3,12 +3,16 @@
 //! How to write one: a file in `sandboxes/` with a `KIND` and an implementation of [`Sandbox`]. Code comes in as [`Files`], so an
 //! adapter needs to know nothing of git.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use tokio::sync::mpsc;
 
 use crate::base::BoxFuture;
 use crate::base::env::Env;
 use crate::base::scope::Scope;
+use crate::base::secret::SecretRef;
 use crate::domain::code::TreeId;
 use crate::domain::definition::Environment;
 use crate::domain::sandbox::{CommandReceipt, Prepared, SandboxAnswer, SandboxRequest};
@@ -30,13 +34,73 @@ pub type MakeSandbox = fn(&SandboxSetup) -> Arc<dyn Sandbox>;
 #[derive(Clone, Debug)]
 pub struct SandboxSetup {
     pub env: Env,
-    /// A folder of its own for what it keeps between runs.
+    /// A folder of its own for what it keeps between runs; other kinds have theirs beside it.
     pub folder: PathBuf,
     /// For whatever it must watch.
     pub scope: Scope,
     /// The nightcrew program, where this process is another one (tests). `None`: this process's own.
     pub program: Option<PathBuf>,
+    pub places: Places,
+    pub watcher: Watcher,
 }
+
+/// Where sandboxes are to be had, as the configuration says it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Places {
+    pub e2b: CloudPlace,
+    pub sandboxd: ServerPlace,
+}
+
+/// `services.e2b`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CloudPlace {
+    pub api_url: Option<String>,
+    /// Where all sandboxes are reached, in place of what their domain says.
+    pub sandbox_url: Option<String>,
+    /// `None`: our own server stands in.
+    pub key: Option<SecretRef>,
+}
+
+/// `services.sandboxd`
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServerPlace {
+    /// `None`: it is started when it is needed, and ends with this process.
+    pub url: Option<String>,
+    pub key: Option<SecretRef>,
+    /// Root file systems by the name that `base.image` uses: a directory, an OCI layout, or an archive of `docker save`.
+    pub images: BTreeMap<String, PathBuf>,
+}
+
+/// What a command of an environment is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Setup,
+    Check,
+    Run,
+}
+
+impl Phase {
+    /// `setup`, `check`, `run`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Setup => "setup",
+            Self::Check => "check",
+            Self::Run => "run",
+        }
+    }
+}
+
+/// What happens, for whoever watches. A watcher that does not take it slows the command down.
+#[derive(Clone, Debug)]
+pub enum Progress {
+    Began { phase: Phase, command: String },
+    /// Of both outputs, as it came.
+    Output(Vec<u8>),
+    Ended(Box<CommandReceipt>),
+}
+
+/// Somebody who watches, or nobody.
+pub type Watcher = Option<mpsc::Sender<Progress>>;
 
 /// The trees of one repository as files. Blocking.
 pub trait Files: Send + Sync {

@@ -2,6 +2,7 @@
 
 use crate::ports::sandbox::SandboxKind;
 
+pub mod e2b;
 pub mod sandboxd;
 
 /// Every sandbox that a profile can name.

@@ -4,6 +4,8 @@
 
 /// Commands as a person or a script types them.
 mod cli;
+/// Sandboxes over a stand-in of E2B's cloud: faults at every point, nothing left over there.
+mod cloud;
 /// Agents at work on code: the tools under both bindings, the sandbox behind them, and what blocks a run.
 mod code_tools;
 /// A crash after every journal entry.

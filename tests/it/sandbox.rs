@@ -14,14 +14,14 @@ use nightcrew::domain::code::{Edit, TreeId};
 use nightcrew::domain::definition::{Environment, ServiceCommand, SetupCommand};
 use nightcrew::domain::sandbox::{SandboxAnswer, SandboxRequest};
 use nightcrew::isolation::Tier;
-use nightcrew::ports::sandbox::{Files, Job, Listed, Sandbox, SandboxError, SandboxSetup};
+use nightcrew::ports::sandbox::{Files, Job, Listed, Places, Sandbox, SandboxError, SandboxSetup};
 use nightcrew::sandboxes::sandboxd::{Keep, Options, Sandboxd};
 use nightcrew::workspace::Repository;
 
 use crate::workspace::Place;
 
 /// The trees of a repository, as the engine hands them to a sandbox.
-struct Trees(Arc<Repository>);
+pub struct Trees(pub Arc<Repository>);
 
 impl Files for Trees {
     fn list(&self, tree: &TreeId) -> Result<Vec<Listed>, String> {
@@ -74,6 +74,8 @@ impl Bench {
             folder: self.folder.clone(),
             scope: self.scope.clone(),
             program: Some(env!("CARGO_BIN_EXE_nightcrew").into()),
+            places: Places::default(),
+            watcher: None,
         };
         Sandboxd::new(&setup, options)
     }

@@ -10,7 +10,7 @@ use nightcrew::base::env::Env;
 use nightcrew::base::scope::Scope;
 use nightcrew::domain::code::TreeId;
 use nightcrew::domain::sandbox::{Prepared, SandboxAnswer, SandboxRequest};
-use nightcrew::ports::sandbox::{Job, Sandbox, SandboxError, SandboxKind, SandboxSetup};
+use nightcrew::ports::sandbox::{Job, Places, Sandbox, SandboxError, SandboxKind, SandboxSetup};
 
 /// In the place of the real one.
 pub const ALL: &[SandboxKind] =
@@ -43,6 +43,8 @@ pub fn begin(world: &Path, folder: PathBuf) -> Arc<Memory> {
         folder,
         scope: Scope::new(tokio::runtime::Handle::current()),
         program: Some(env!("CARGO_BIN_EXE_nightcrew").into()),
+        places: Places::default(),
+        watcher: None,
     });
     let memory = Arc::new(Memory { real, known: Mutex::default() });
     WORLDS.lock().unwrap().insert(std::fs::canonicalize(world).unwrap(), memory.clone());
