@@ -159,8 +159,7 @@ def letting_in():
                 status, _ = plain("GET", listing, head | token)
                 same(status, 401)
                 rpc = head | token | {"content-type": "application/json"}
-                status, body = plain("POST", f"{URL}/process.Process/List", rpc, b"{}")
-                same((status, b"unauthenticated" in body), (401, True))
+                same(plain("POST", f"{URL}/process.Process/List", rpc, b"{}")[0], 401)
             rpc = head | {"X-Access-Token": mine, "content-type": "application/json"}
             same(plain("POST", f"{URL}/process.Process/List", rpc, b"{}")[0], 200)
     with check("the API key alone does not open a sandbox"):

@@ -4,7 +4,7 @@
 //! test binary, started anew inside, so that nothing but a Rust toolchain is needed. A tier that cannot be had is printed with its reason.
 
 mod egress;
-mod probes;
+pub mod probes;
 mod rooms;
 
 use std::collections::BTreeMap;
