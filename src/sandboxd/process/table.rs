@@ -166,7 +166,7 @@ fn not_started(error: Error) -> RpcError {
         source = inner.source();
     }
     let code = match error {
-        Error::Command { .. } | Error::Spec(_) | Error::Work { .. } => "invalid_argument",
+        Error::Command { .. } | Error::Directory { .. } | Error::Spec(_) | Error::Work { .. } => "invalid_argument",
         Error::Lost { .. } => "unavailable",
         _ => "internal",
     };
