@@ -128,7 +128,7 @@ impl Envd {
         self.probe(Resend::Safe).await
     }
 
-    async fn probe(&self, resend: Resend) -> Result<bool, Error> {
+    pub(super) async fn probe(&self, resend: Resend) -> Result<bool, Error> {
         let plan = Plan {
             plane: Plane::Sandbox,
             resend,

@@ -54,6 +54,8 @@ pub struct Process {
     until: Option<Instant>,
     /// It is killed when this is dropped.
     guarded: bool,
+    /// How it ended, where that came and was not told yet.
+    end: Option<ProcessEnd>,
     ended: bool,
 }
 
@@ -78,14 +80,14 @@ impl Envd {
     async fn begin(&self, message: Vec<u8>, deadline: Option<Duration>) -> Result<Process, Error> {
         let (pid, stream) = self.stream("Start", message, deadline, Resend::Never).await?;
         let until = deadline.and_then(|deadline| Instant::now().checked_add(deadline + DEADLINE_GRACE));
-        Ok(Process { pid, envd: self.clone(), stream, until, guarded: true, ended: false })
+        Ok(Process { pid, envd: self.clone(), stream, until, guarded: true, end: None, ended: false })
     }
 
     /// What a process does from now on. Dropping the answer leaves it running.
     pub async fn connect(&self, pid: u32) -> Result<Process, Error> {
         let message = encoded(&ConnectProcess { process: ProcessSelector::Pid(pid) })?;
         let (pid, stream) = self.stream("Connect", message, None, Resend::Safe).await?;
-        Ok(Process { pid, envd: self.clone(), stream, until: None, guarded: false, ended: false })
+        Ok(Process { pid, envd: self.clone(), stream, until: None, guarded: false, end: None, ended: false })
     }
 
     async fn stream(
@@ -205,6 +207,9 @@ impl Process {
             drop(timeout(TRAILER_TIMEOUT, self.stream.next(false)).await);
             return Ok(None);
         }
+        if self.end.is_some() {
+            return self.told().await.map(Some);
+        }
         loop {
             let read = self.stream.next(false);
             let message = match self.until {
@@ -224,14 +229,26 @@ impl Process {
                     return Err(error);
                 }
             };
-            if let Some(end) = message.end {
-                self.ended = true;
-                return Ok(Some(Event::End(end)));
+            if message.end.is_some() {
+                self.end = message.end;
+                return self.told().await.map(Some);
             }
             if let Some(event) = message.data.map(Data::event).transpose()?.flatten() {
                 return Ok(Some(event));
             }
         }
+    }
+
+    /// Its end. A sandbox that is killed may kill its processes first and say so, which is no outcome of theirs.
+    async fn told(&mut self) -> Result<Event, Error> {
+        let killed = self.end.as_ref().is_some_and(|end| !end.exited && end.exit_code != 0);
+        let gone = killed && matches!(self.envd.probe(Resend::Never).await, Ok(false));
+        self.ended = true;
+        let end = self.end.take().unwrap_or_default();
+        if gone {
+            return Err(Error::Gone { message: format!("it ended under a process ({})", end.status) });
+        }
+        Ok(Event::End(end))
     }
 
     async fn broken(&mut self, message: String) -> Error {

@@ -87,6 +87,11 @@ async fn a_stream_that_is_not_one_is_told_apart() {
             "out of time: too long",
         ),
         ("a sandbox that vanishes", vec![said(), Act::Vanish], "the sandbox is gone"),
+        (
+            "a sandbox that vanishes and kills first",
+            vec![said(), Act::VanishTold],
+            "the sandbox is gone: it ended under a process (signal: killed)",
+        ),
     ];
     for (what, acts, words) in table {
         let error = run(&acts).await.expect_err(what);

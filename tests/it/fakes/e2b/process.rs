@@ -53,6 +53,8 @@ pub enum Act {
     Break,
     /// The sandbox is gone.
     Vanish,
+    /// The same, and it kills its processes and says so before it goes.
+    VanishTold,
 }
 
 impl Act {
@@ -226,6 +228,10 @@ impl Process {
                 Act::Break => self.emit(Emit::Break),
                 Act::Vanish => {
                     state.cloud().end(sandbox);
+                }
+                Act::VanishTold => {
+                    state.cloud().sandboxes.remove(sandbox);
+                    return self.end(json!({"exitCode": -1, "status": "signal: killed", "error": "signal: killed"}));
                 }
             }
         }
