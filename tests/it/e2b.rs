@@ -2,6 +2,7 @@
 //! What belongs here: everything between a call of `clients::e2b` and the wire, each way in which it can fail included.
 
 mod bench;
+mod real;
 mod requests;
 mod retries;
 mod scenario;

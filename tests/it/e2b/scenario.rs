@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nightcrew::clients::e2b::wire::{NewSandbox, Signal, State};
-use nightcrew::clients::e2b::{Cloud, Error, Event};
+use nightcrew::clients::e2b::{Cloud, Envd, Error, Event};
 use serde_json::json;
 
-use super::bench::{Bench, Done, eventually, finish, shell};
+use super::bench::{Bench, Done, finish, shell};
 use crate::fakes::e2b::{Act, Run};
 
 /// What the scripted cloud does for the commands of the scenario.
@@ -33,19 +33,13 @@ fn program(run: &Run) -> Vec<Act> {
 async fn the_scripted_cloud() {
     let bench = Bench::new();
     bench.cloud.program(program);
-    life(&bench.client, false).await;
+    life(&bench.client).await;
     bench.cloud.assert_clean();
     assert!(bench.cloud.sandboxes().is_empty());
 }
 
-/// `real`: commands are run, and pausing freezes.
-async fn life(client: &Cloud, real: bool) {
-    let mark = |what: &str| {
-        if real {
-            println!("{what}")
-        }
-    };
-    mark("create");
+/// All of it, on a cloud that has no sandbox.
+pub async fn life(client: &Cloud) {
     let asked = NewSandbox {
         template_id: "base".into(),
         timeout: Some(120),
@@ -61,8 +55,58 @@ async fn life(client: &Cloud, real: bool) {
     let id = created.sandbox_id.as_str();
     let envd = client.envd(&created).unwrap();
     assert!(envd.health().await.unwrap());
+    processes(&envd).await;
+    files(&envd).await;
 
-    mark("processes");
+    client.set_timeout(id, 600).await.unwrap();
+    let info = client.info(id).await.unwrap();
+    assert_eq!((info.sandbox_id.as_str(), info.state), (id, State::Running));
+    assert_eq!(info.metadata, asked.metadata);
+    assert!(info.end_at > info.started_at);
+    let found = client.list(&asked.metadata, &[State::Running]).await.unwrap();
+    assert_eq!(found.iter().map(|info| info.sandbox_id.as_str()).collect::<Vec<_>>(), [id]);
+    assert_eq!(client.list(&BTreeMap::new(), &[]).await.unwrap().len(), 2);
+    let nobody = [("nightcrew".to_owned(), "a b".to_owned())].into();
+    assert_eq!(client.list(&nobody, &[]).await.unwrap().len(), 0);
+    let again = client.connect(id, 60).await.unwrap();
+    assert_eq!((&again.sandbox_id, &again.envd_access_token), (&created.sandbox_id, &created.envd_access_token));
+    assert_eq!(client.envd(&again).unwrap().read("/home/user/work/b\"2", 10).await.unwrap(), b"--\r\n");
+
+    assert!(client.pause(id).await.unwrap());
+    assert!(!client.pause(id).await.unwrap());
+    assert_eq!(client.info(id).await.unwrap().state, State::Paused);
+    assert_eq!(client.list(&asked.metadata, &[State::Running]).await.unwrap().len(), 0);
+    assert_eq!(client.list(&asked.metadata, &[State::Paused, State::Running]).await.unwrap().len(), 1);
+    client.resume(id, 60).await.unwrap();
+    assert_eq!(client.info(id).await.unwrap().state, State::Running);
+    let done = finish(&mut envd.start(&shell("echo out; echo bad >&2; exit 3"), None).await.unwrap()).await.unwrap();
+    assert_eq!(done.exit, 3);
+
+    assert!(client.kill(id).await.unwrap());
+    assert!(!client.kill(id).await.unwrap());
+    assert!(!envd.health().await.unwrap());
+    for error in [
+        envd.start(&shell("echo up; sleep 300"), None).await.map(drop).unwrap_err(),
+        envd.read("/home/user/work/moved", 10).await.map(drop).unwrap_err(),
+        envd.write("/home/user/work/moved", b"x").await.unwrap_err(),
+        envd.stat("/home/user/work/moved").await.map(drop).unwrap_err(),
+    ] {
+        assert!(error.is_gone(), "{error:?}");
+    }
+    for error in [
+        client.info(id).await.map(drop).unwrap_err(),
+        client.set_timeout(id, 5).await.unwrap_err(),
+        client.connect(id, 5).await.map(drop).unwrap_err(),
+        client.pause(id).await.map(drop).unwrap_err(),
+    ] {
+        assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
+    }
+    assert!(client.kill(&other.sandbox_id).await.unwrap());
+    assert_eq!(client.list(&BTreeMap::new(), &[]).await.unwrap().len(), 0);
+}
+
+/// Processes of a sandbox in which none runs.
+pub async fn processes(envd: &Envd) {
     let mut start = shell("echo hello $NAME $MORE");
     start.process.envs = [("NAME", "crew"), ("MORE", "request")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
     let done = finish(&mut envd.start(&start, None).await.unwrap()).await.unwrap();
@@ -72,7 +116,6 @@ async fn life(client: &Cloud, real: bool) {
         finish(&mut envd.start(&failing, Some(Duration::from_secs(60))).await.unwrap()).await.unwrap();
     assert_eq!((stdout, stderr, exit, exited), (b"out\n".to_vec(), b"bad\n".to_vec(), 3, true));
 
-    mark("input");
     let mut start = shell("cat");
     start.stdin = Some(true);
     let mut cat = envd.start(&start, None).await.unwrap();
@@ -81,7 +124,6 @@ async fn life(client: &Cloud, real: bool) {
     cat.close_stdin().await.unwrap();
     assert_eq!(finish(&mut cat).await.unwrap().exit, 0);
 
-    mark("background and kill");
     let mut server = envd.start(&shell("echo up; sleep 300"), None).await.unwrap();
     assert_eq!(server.next().await.unwrap(), Some(Event::Stdout(b"up\n".to_vec())));
     let pid = server.leave();
@@ -95,7 +137,6 @@ async fn life(client: &Cloud, real: bool) {
     assert!(!envd.signal(pid, Signal::Kill).await.unwrap());
     assert!(matches!(envd.connect(pid).await, Err(Error::NotFound { .. })));
 
-    mark("deadline");
     let mut late = envd.start(&shell("echo up; sleep 300"), Some(Duration::from_millis(700))).await.unwrap();
     let error = loop {
         match late.next().await {
@@ -115,9 +156,12 @@ async fn life(client: &Cloud, real: bool) {
     assert_eq!(envd.list().await.unwrap().len(), 0);
     let mut start = shell("pwd");
     start.process.cwd = Some("/home/user/no-such-folder".into());
-    assert!(matches!(envd.start(&start, None).await, Err(Error::Rejected { .. })));
+    let nowhere = envd.start(&start, None).await;
+    assert!(matches!(nowhere, Err(Error::Rejected { .. })), "{nowhere:?}");
+}
 
-    mark("files");
+/// Files of a sandbox whose work folder has none.
+pub async fn files(envd: &Envd) {
     let binary: Vec<u8> = (0..70_000u32).map(|n| (n * 31 % 256) as u8).collect();
     let text = "/home/user/work/a folder/t\"ex't ü.txt";
     envd.write(text, "grüße\n".as_bytes()).await.unwrap();
@@ -175,55 +219,6 @@ async fn life(client: &Cloud, real: bool) {
     assert!(matches!(envd.stat("/home/user/work/binary").await, Err(Error::NotFound { .. })));
     envd.remove("/home/user/work/a folder").await.unwrap();
     assert!(matches!(envd.read(text, 10).await, Err(Error::NotFound { .. })));
-
-    mark("the sandbox itself");
-    client.set_timeout(id, 600).await.unwrap();
-    let info = client.info(id).await.unwrap();
-    assert_eq!((info.sandbox_id.as_str(), info.state), (id, State::Running));
-    assert_eq!(info.metadata, asked.metadata);
-    assert!(info.end_at > info.started_at);
-    let found = client.list(&asked.metadata, &[State::Running]).await.unwrap();
-    assert_eq!(found.iter().map(|info| info.sandbox_id.as_str()).collect::<Vec<_>>(), [id]);
-    assert_eq!(client.list(&BTreeMap::new(), &[]).await.unwrap().len(), 2);
-    let nobody = [("nightcrew".to_owned(), "a b".to_owned())].into();
-    assert_eq!(client.list(&nobody, &[]).await.unwrap().len(), 0);
-    let again = client.connect(id, 60).await.unwrap();
-    assert_eq!((&again.sandbox_id, &again.envd_access_token), (&created.sandbox_id, &created.envd_access_token));
-    assert_eq!(client.envd(&again).unwrap().read("/home/user/work/b\"2", 10).await.unwrap(), b"--\r\n");
-
-    mark("pause and resume");
-    assert!(client.pause(id).await.unwrap());
-    assert!(!client.pause(id).await.unwrap());
-    assert_eq!(client.info(id).await.unwrap().state, State::Paused);
-    assert_eq!(client.list(&asked.metadata, &[State::Running]).await.unwrap().len(), 0);
-    assert_eq!(client.list(&asked.metadata, &[State::Paused, State::Running]).await.unwrap().len(), 1);
-    client.resume(id, 60).await.unwrap();
-    assert_eq!(client.info(id).await.unwrap().state, State::Running);
-    let done = finish(&mut envd.start(&failing, None).await.unwrap()).await.unwrap();
-    assert_eq!(done.exit, 3);
-
-    mark("the end");
-    assert!(client.kill(id).await.unwrap());
-    assert!(!client.kill(id).await.unwrap());
-    assert!(!envd.health().await.unwrap());
-    for error in [
-        envd.start(&shell("echo up; sleep 300"), None).await.map(drop).unwrap_err(),
-        envd.read("/home/user/work/moved", 10).await.map(drop).unwrap_err(),
-        envd.write("/home/user/work/moved", b"x").await.unwrap_err(),
-        envd.stat("/home/user/work/moved").await.map(drop).unwrap_err(),
-    ] {
-        assert!(error.is_gone(), "{error:?}");
-    }
-    for error in [
-        client.info(id).await.map(drop).unwrap_err(),
-        client.set_timeout(id, 5).await.unwrap_err(),
-        client.connect(id, 5).await.map(drop).unwrap_err(),
-        client.pause(id).await.map(drop).unwrap_err(),
-    ] {
-        assert!(matches!(error, Error::NotFound { .. }), "{error:?}");
-    }
-    assert!(client.kill(&other.sandbox_id).await.unwrap());
-    assert_eq!(client.list(&BTreeMap::new(), &[]).await.unwrap().len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -302,5 +297,4 @@ async fn a_template_is_built_from_steps_and_archives() {
     assert!(!client.delete_template(id).await.unwrap());
     assert_eq!(client.report().await.unwrap(), None);
     bench.cloud.assert_clean();
-    eventually("nothing", || true).await;
 }
