@@ -8,7 +8,9 @@
 mod accounts;
 mod confine;
 mod keep;
+mod look;
 mod starter;
+mod still;
 mod worker;
 
 use std::io::{self, Write};

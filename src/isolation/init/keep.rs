@@ -15,32 +15,22 @@ use rustix::process::{Pid, PidfdFlags, Signal, WaitOptions, WaitStatus};
 use super::super::egress::{self, Proxy};
 use super::super::helper::Failure;
 use super::super::plan::{Mount, Plan};
-use super::super::watch::{self, DiskUse, Stat, Table};
+use super::super::watch::{Stat, Table};
 use super::super::wire::{End, Lines, Opening, Order, Stage, Stopped, Word};
 use super::super::{sys, terminal};
-use super::accounts::{Accounts, NOBODY};
+use super::accounts::Accounts;
 use super::confine::Confinement;
+use super::look::{LOOK, LOOK_AT_DISK, LOOK_WHILE_ENDING};
 use super::starter::{self, Held, Starter};
+use super::still::Frozen;
 
-/// How often usage is looked at while something runs, and while only the worker for files is there.
-const LOOK: Duration = Duration::from_millis(50);
-const LOOK_AT_REST: Duration = Duration::from_millis(500);
-const LOOK_AT_DISK: Duration = Duration::from_millis(1000);
-/// How often those are looked for that are to be ended.
-const LOOK_WHILE_ENDING: Duration = Duration::from_millis(2);
-/// Looking may take this part of the time, so that it is rarer where it is expensive.
-const SHARE: u32 = 20;
-/// A directory that stays unreadable for so many looks hides something.
-const UNREADABLE_LOOKS: u32 = 5;
 /// How long the starter may take for a process, before another one is tried: somebody inside may have stopped it.
 const STARTING: Duration = Duration::from_secs(3);
 const TRIES: u32 = 3;
-/// How long stopping everything may take.
-const FREEZING: Duration = Duration::from_secs(2);
 
 /// A process that was ordered and does not run yet.
-struct Pending {
-    opening: Opening,
+pub(super) struct Pending {
+    pub(super) opening: Opening,
     kind: u8,
     /// Words, and what it gets: kept for another try.
     descriptors: Vec<OwnedFd>,
@@ -51,54 +41,48 @@ struct Pending {
 }
 
 /// A process that runs.
-struct Running {
-    pid: Pid,
+pub(super) struct Running {
+    pub(super) pid: Pid,
     /// To be waited for.
-    ended: OwnedFd,
+    pub(super) ended: OwnedFd,
     /// `None`: never.
-    deadline: Option<Instant>,
-    stopped: Option<Stopped>,
+    pub(super) deadline: Option<Instant>,
+    pub(super) stopped: Option<Stopped>,
     /// It is the worker for files.
-    files: bool,
-}
-
-/// A standstill.
-struct Frozen {
-    since: Instant,
-    stopped: BTreeSet<(i32, u64)>,
+    pub(super) files: bool,
 }
 
 pub(super) struct Keep<'a> {
-    plan: &'a Plan,
-    supervisor: i32,
-    confinement: Confinement,
+    pub(super) plan: &'a Plan,
+    pub(super) supervisor: i32,
+    pub(super) confinement: Confinement,
     /// Variables of every process.
-    environment: BTreeMap<String, String>,
-    proxy: Option<Proxy>,
-    lines: Lines,
-    starter: Option<Starter>,
-    held: Vec<Held>,
-    waiting: VecDeque<(Opening, Vec<OwnedFd>)>,
-    pending: Vec<Pending>,
-    running: BTreeMap<u64, Running>,
+    pub(super) environment: BTreeMap<String, String>,
+    pub(super) proxy: Option<Proxy>,
+    pub(super) lines: Lines,
+    pub(super) starter: Option<Starter>,
+    pub(super) held: Vec<Held>,
+    pub(super) waiting: VecDeque<(Opening, Vec<OwnedFd>)>,
+    pub(super) pending: Vec<Pending>,
+    pub(super) running: BTreeMap<u64, Running>,
     /// Those that ended before their report was read.
-    early: BTreeMap<i32, (WaitStatus, Stat)>,
-    accounts: Accounts,
-    last: Table,
+    pub(super) early: BTreeMap<i32, (WaitStatus, Stat)>,
+    pub(super) accounts: Accounts,
+    pub(super) last: Table,
     /// Whose processes are being ended; all, if a limit of the room was met.
-    ending: BTreeSet<u64>,
-    ending_all: bool,
-    frozen: Option<Frozen>,
-    look_at: Option<Instant>,
-    look_at_disk: Option<Instant>,
-    unreadable: u32,
+    pub(super) ending: BTreeSet<u64>,
+    pub(super) ending_all: bool,
+    pub(super) frozen: Option<Frozen>,
+    pub(super) look_at: Option<Instant>,
+    pub(super) look_at_disk: Option<Instant>,
+    pub(super) unreadable: u32,
     /// What lay on disk when everything was ended for it: that much is suffered, so that somebody can tidy up.
-    suffered_bytes: u64,
+    pub(super) suffered_bytes: u64,
     /// Toolchains that are shown within the own directories: they are nobody's doing.
-    aside: Vec<PathBuf>,
+    pub(super) aside: Vec<PathBuf>,
     /// The end of the only process.
-    last_word: Option<Word>,
-    closed: bool,
+    pub(super) last_word: Option<Word>,
+    pub(super) closed: bool,
 }
 
 impl<'a> Keep<'a> {
@@ -394,7 +378,7 @@ impl<'a> Keep<'a> {
     // --- Ending.
 
     /// Collects every child that has ended; orphans are children of this process.
-    fn reap(&mut self) -> io::Result<()> {
+    pub(super) fn reap(&mut self) -> io::Result<()> {
         loop {
             let Some(pid) = sys::ended_child()?.and_then(Pid::from_raw) else { return Ok(()) };
             let number = pid.as_raw_nonzero().get();
@@ -460,200 +444,6 @@ impl<'a> Keep<'a> {
         }
         self.lines.say(&Word::Ended { id, end })
     }
-
-    fn end_all(&mut self, limit: Stopped) {
-        for running in self.running.values_mut() {
-            running.stopped.get_or_insert(limit);
-        }
-        self.ending_all = true;
-    }
-
-    /// Ends what is to be ended, also what is being born meanwhile.
-    fn end_some(&mut self) -> io::Result<()> {
-        let table = self.others()?;
-        let ids = if self.ending_all { self.accounts.ids() } else { self.ending.iter().copied().collect() };
-        self.accounts.look(&table);
-        let members = if self.ending_all {
-            table.keys().copied().collect()
-        } else {
-            ids.iter().flat_map(|id| self.accounts.members(*id, &table)).collect::<Vec<_>>()
-        };
-        for pid in members.iter().filter(|pid| !table[*pid].dead()).filter_map(|pid| Pid::from_raw(*pid)) {
-            match rustix::process::kill_process(pid, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        self.reap()?;
-        if members.is_empty() {
-            if self.ending_all {
-                // Nobody who is left could have them.
-                if self.plan.tier.own_file_system() {
-                    watch::segments().into_iter().for_each(|(id, _)| drop(sys::remove_segment(id)));
-                }
-                self.last = table;
-                self.suffer_disk();
-            }
-            self.ending.retain(|id| self.pending.iter().any(|pending| pending.opening.id == *id));
-            self.ending_all = false;
-            return Ok(());
-        }
-        self.last = table;
-        Ok(())
-    }
-
-    // --- Looking.
-
-    /// Everything that lives, but for the starter.
-    fn others(&self) -> io::Result<Table> {
-        let mut table = watch::living(self.supervisor)?;
-        if let Some(starter) = &self.starter {
-            table.remove(&starter.pid.as_raw_nonzero().get());
-        }
-        Ok(table)
-    }
-
-    fn look(&mut self) -> io::Result<()> {
-        let now = Instant::now();
-        if self.ending_all || !self.ending.is_empty() {
-            self.end_some()?;
-        }
-        if self.frozen.is_some() || self.last_word.is_some() {
-            return Ok(());
-        }
-        for (id, running) in &mut self.running {
-            if running.deadline.is_some_and(|at| now >= at) && running.stopped.is_none() {
-                running.stopped = Some(Stopped::Wall);
-                self.ending.insert(*id);
-            }
-        }
-        if self.look_at.is_some_and(|at| now >= at) {
-            let table = self.others()?;
-            let limit = self.take_in(table)?;
-            if let Some(limit) = limit {
-                self.end_all(limit);
-            }
-            let rest = self.last.is_empty() && self.running.is_empty();
-            let every = if self.only_the_worker() { LOOK_AT_REST } else { LOOK };
-            self.look_at = (!rest).then(|| next(now, every));
-            if rest {
-                self.look_at_disk = None;
-            }
-            for id in self.accounts.ids() {
-                if self.accounts.get(id).living == 0 && !self.running.contains_key(&id) {
-                    self.accounts.end(id);
-                }
-            }
-        } else if self.look_at_disk.is_some_and(|at| now >= at) {
-            if self.too_much_on_disk() {
-                self.end_all(Stopped::Disk);
-            }
-            self.look_at_disk = Some(next(now, LOOK_AT_DISK));
-        }
-        Ok(())
-    }
-
-    fn only_the_worker(&self) -> bool {
-        let ours = |pid: &i32| self.running.values().any(|it| it.files && it.pid.as_raw_nonzero().get() == *pid);
-        self.pending.is_empty() && self.last.keys().all(ours)
-    }
-
-    /// Takes in a look at everything that lives. Answers the limit that all of it together has met.
-    fn take_in(&mut self, table: Table) -> io::Result<Option<Stopped>> {
-        let limits = &self.plan.limits;
-        self.accounts.look(&table);
-        for id in self.accounts.ids() {
-            if self.accounts.cpu(id) > limits.cpu {
-                if let Some(running) = self.running.get_mut(&id) {
-                    running.stopped.get_or_insert(Stopped::Cpu);
-                }
-                // Also what one has left behind that has ended itself.
-                if id != NOBODY || self.accounts.get(id).living > 0 {
-                    self.ending.insert(id);
-                }
-            }
-        }
-        let tasks: u64 = table.values().map(|stat| stat.tasks).sum();
-        let mut memory: u64 = table.values().map(|stat| stat.memory_bytes).sum();
-        let unowned =
-            if self.plan.tier.own_file_system() { watch::unowned_memory_bytes(&self.plan.memories)? } else { 0 };
-        if memory + unowned > limits.memory_bytes {
-            memory = watch::exact_memory_bytes(&table);
-        }
-        let none = table.is_empty();
-        self.last = table;
-        let over = [
-            (tasks > limits.processes, Stopped::Processes),
-            (!none && memory + unowned > limits.memory_bytes, Stopped::Memory),
-        ];
-        Ok(over.into_iter().find_map(|(over, limit)| over.then_some(limit)))
-    }
-
-    fn too_much_on_disk(&mut self) -> bool {
-        let limit = self.plan.limits.disk_bytes;
-        let most = self.suffered_bytes.max(limit);
-        let used = self.disk_use(most);
-        self.unreadable = if used.incomplete { self.unreadable + 1 } else { 0 };
-        if used.bytes <= limit {
-            self.suffered_bytes = 0;
-        }
-        let over = used.bytes > most || self.unreadable >= UNREADABLE_LOOKS;
-        over || watch::hardly_any_room(&self.plan.disks)
-    }
-
-    fn disk_use(&self, enough: u64) -> DiskUse {
-        let mut used = watch::disk_use(&self.plan.disks, &self.aside, enough);
-        used.add(watch::deleted_disk_use(self.last.keys(), &self.plan.disks));
-        used
-    }
-
-    /// After everything was ended for what lies on disk: so much and a little more is suffered, so that somebody can tidy up.
-    fn suffer_disk(&mut self) {
-        const LITTLE: u64 = 1 << 20;
-        let limit = self.plan.limits.disk_bytes;
-        let most = limit.saturating_add(limit / 4);
-        let used = self.disk_use(most).bytes;
-        self.suffered_bytes = if used > limit { used.saturating_add(LITTLE).min(most) } else { 0 };
-        self.unreadable = 0;
-    }
-
-    // --- Standing still.
-
-    fn freeze(&mut self) -> io::Result<()> {
-        let since = Instant::now();
-        let mut stopped = self.frozen.take().map(|frozen| frozen.stopped).unwrap_or_default();
-        loop {
-            let table = self.others()?;
-            let runs = |stat: &Stat| !stat.dead() && !matches!(stat.state, b'T' | b't');
-            let moving: Vec<_> = table.iter().filter(|(_, stat)| runs(stat)).collect();
-            if moving.is_empty() || since.elapsed() > FREEZING {
-                break;
-            }
-            for (pid, stat) in moving {
-                stopped.insert((*pid, stat.started));
-                signal(*pid, Signal::STOP);
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        self.frozen = Some(Frozen { since, stopped });
-        self.lines.say(&Word::Frozen(true))
-    }
-
-    fn thaw(&mut self) -> io::Result<()> {
-        if let Some(Frozen { since, stopped }) = self.frozen.take() {
-            let table = self.others()?;
-            for (pid, started) in stopped {
-                if table.get(&pid).is_some_and(|stat| stat.started == started) {
-                    signal(pid, Signal::CONT);
-                }
-            }
-            let lost = since.elapsed();
-            for running in self.running.values_mut() {
-                running.deadline = running.deadline.and_then(|at| at.checked_add(lost));
-            }
-        }
-        self.lines.say(&Word::Frozen(false))
-    }
 }
 
 /// What the report of a process says so far.
@@ -699,17 +489,4 @@ fn not_started(what: i32, errno: i32) -> Failure {
         starter::NO_TERMINAL => Failure::new(Stage::Command, "its terminal", error),
         _ => Failure::new(Stage::Command, "the program", error),
     }
-}
-
-/// Sends a signal to one that may have ended meanwhile.
-fn signal(pid: i32, signal: Signal) {
-    match Pid::from_raw(pid).map(|pid| rustix::process::kill_process(pid, signal)) {
-        Some(Ok(()) | Err(_)) | None => {}
-    }
-}
-
-/// When to look again: after `every`, or later where looking takes long.
-fn next(began: Instant, every: Duration) -> Instant {
-    let now = Instant::now();
-    now + every.max((now - began) * SHARE)
 }

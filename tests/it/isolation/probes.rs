@@ -308,6 +308,51 @@ pub const ALL: &[Probe] = &[
     }),
 ];
 
+/// Ways to what of ours is in the same room.
+pub const IN_A_ROOM: &[Probe] = &[
+    probe("worker_for_files", || {
+        let worker = fact("WORKER");
+        let number: i32 = worker.parse().unwrap();
+        let mut byte = 0_u8;
+        let local = libc::iovec { iov_base: (&raw mut byte).cast(), iov_len: 1 };
+        let remote = libc::iovec { iov_base: 0x40_0000 as *mut libc::c_void, iov_len: 1 };
+        any(&[
+            call("kill", unsafe { libc::kill(number, 0) }.into()),
+            call("seize", unsafe { libc::ptrace(libc::PTRACE_SEIZE, number, 0, 0) }),
+            call("read", unsafe { libc::process_vm_readv(number, &raw const local, 1, &raw const remote, 1, 0) } as i64),
+            any(&["mem", "environ", "maps", "auxv", "syscall"].map(|file| some(&format!("/proc/{worker}/{file}")))),
+            descriptors_of(&worker),
+            call("limits", unsafe { libc::setpriority(libc::PRIO_PROCESS, number.cast_unsigned(), 19) }.into()),
+        ])
+    }),
+    probe("starter", || {
+        // Itself, the worker, and the first of all; where `/proc` is not shown there is nothing to be read.
+        let ours = |pid: &String| {
+            let text = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            pid.parse::<i32>().is_ok() && text.windows(9).any(|part| part == b"__confine")
+        };
+        let entries = std::fs::read_dir("/proc").map_err(|error| error.to_string())?;
+        let ours: Vec<_> = entries.flatten().map(|e| e.file_name().into_string().unwrap()).filter(ours).collect();
+        if ours.len() < 3 {
+            return Ok(format!("too few to show anything: {ours:?}"));
+        }
+        let looks = ours.iter().map(|pid| {
+            any(&[
+                any(&["mem", "environ", "maps", "auxv", "syscall"].map(|file| some(&format!("/proc/{pid}/{file}")))),
+                descriptors_of(pid),
+                call("seize", unsafe { libc::ptrace(libc::PTRACE_SEIZE, pid.parse::<i32>().unwrap(), 0, 0) }),
+            ])
+        });
+        any(&looks.collect::<Vec<_>>())
+    }),
+    probe("other_home", || {
+        any(&[read(&fact("SECRET")), open("list", std::fs::read_dir(fact("OTHER")).map(drop))])
+    }),
+    probe("other_temporary_files", || {
+        any(&[read(&format!("/tmp/{}", fact("MARK"))), read(&format!("{}/{}", fact("OTHER_TMP"), fact("MARK")))])
+    }),
+];
+
 /// What uses too much, and the one thing that should work. `open` means that no limit held.
 const LIMITS: &[Probe] = &[
     probe("wall_clock", || {
@@ -487,7 +532,7 @@ const LIMITS: &[Probe] = &[
 #[ignore = "run inside of a sandbox, by the other tests"]
 fn inside() {
     let Ok(name) = std::env::var("PROBE") else { return };
-    let probe = ALL.iter().chain(LIMITS).find(|probe| probe.name == name).unwrap();
+    let probe = ALL.iter().chain(LIMITS).chain(IN_A_ROOM).find(|probe| probe.name == name).unwrap();
     match (probe.run)() {
         Ok(how) => println!("\nPROBE open: {how}"),
         Err(why) => println!("\nPROBE blocked: {why}"),

@@ -1,13 +1,15 @@
 //! Rooms: what processes of one share, what they do not reach of another, and that all of it ends.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nightcrew::isolation::{
-    Chunk, Command, Error, Finished, Isolation, Process, Room, RoomSpec, Running, Started, Stdin, Stopped,
+    Chunk, Command, Error, Files, FilesError, Finished, Isolation, Process, ReadFrom, Room, RoomSpec, Running, Size,
+    Started, Stdin, Stopped,
 };
 
-use super::{Bench, runs};
+use super::{Bench, probe_spec, probes, runs};
 
 fn shell(line: &str) -> Process {
     Process::new(Command::Shell(line.into()))
@@ -199,7 +201,8 @@ async fn a_limit_of_the_room_ends_all_and_the_room_stays() {
             if limit != Stopped::Processes {
                 assert_eq!(bystander.running.wait().await.unwrap().stopped, Some(limit), "{tier}");
             } else {
-                bystander.running.handle().kill();
+                // What was started stays, up to the limit, and a shell can end it without another process.
+                run(&room, "kill -9 -1").await;
                 bystander.running.wait().await.unwrap();
             }
             let finished = run(&room, "rm -f \"$HOME\"/f*; echo still here").await;
@@ -274,6 +277,236 @@ async fn a_conversation_goes_on_beside_others() {
             tokio::task::yield_now().await;
         }
         assert!(!runs(&mark), "{tier}: it outlived the room");
+    }
+    bench.close().await;
+}
+
+/// The number on this machine of the process whose arguments contain `mark` and not `without`.
+fn number_of(mark: &str, without: &str) -> i32 {
+    let found = std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| {
+        let number = entry.file_name().to_str()?.parse().ok()?;
+        let text = String::from_utf8_lossy(&std::fs::read(entry.path().join("cmdline")).ok()?).into_owned();
+        (text.contains(mark) && !text.contains(without)).then_some(number)
+    });
+    found.unwrap_or_else(|| panic!("nobody is called {mark}"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_probe_gets_from_one_room_into_another() {
+    let bench = Bench::new().await;
+    let segment = probes::host_segment();
+    let mut wrong = Vec::new();
+    for (tier, isolation) in bench.tiers() {
+        let gaps = isolation.report().gaps;
+        let other = open(&bench, &isolation, &format!("other-{tier}")).await;
+        let mark = format!("mark-{}-{tier}-other", std::process::id());
+        // The tenant of the other room: it listens wherever the tier lets it.
+        let python = format!(
+            "import socket, time\n\
+             try:\n  t = socket.create_server(('127.0.0.1', 0)); u = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); u.bind(('127.0.0.1', 0))\n  \
+             a = socket.socket(socket.AF_UNIX); a.bind('\\0{mark}'); a.listen(); \
+             s = socket.socket(socket.AF_UNIX); s.bind('stream'); s.listen(); d = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); d.bind('datagram')\n  \
+             print(t.getsockname()[1], u.getsockname()[1], flush=True)\n\
+             except PermissionError: print('1 1', flush=True)\n\
+             time.sleep(1000)"
+        );
+        let files = "echo canary >file; printf '#!/bin/sh\\n' >program; chmod 755 program";
+        assert!(run(&other, &format!("{files}; echo canary >\"$TMPDIR/{mark}\"")).await.succeeded());
+        let process = Process::new(Command::Argv(vec!["python3".into(), "-c".into(), python, mark.clone()]));
+        let mut tenant = other.start(process).await.unwrap();
+        let ports = until(&mut tenant.running, "\n").await;
+        let (tcp, udp) = ports.trim().split_once(' ').unwrap();
+        let pid = number_of(&mark, "__confine");
+
+        let probe = probe_spec(tier, "", bench.root.as_path(), &BTreeMap::new());
+        let mut spec = RoomSpec::new(home(&bench, &format!("evil-{tier}")));
+        spec.read_only.clone_from(&probe.read_only);
+        let room = isolation.open(spec).await.unwrap();
+        let neighbour = start(&room, "sleep 1000").await;
+        let worker = room.files().await.unwrap();
+        let home = bench.root.join(format!("other-{tier}"));
+        let facts: BTreeMap<String, String> = [
+            ("SECRET", home.join("file").display().to_string()),
+            ("OTHER", home.display().to_string()),
+            ("OTHER_TMP", other.shown("/tmp".as_ref()).display().to_string()),
+            ("MARK", mark.clone()),
+            ("STATE", bench.root.join("state").display().to_string()),
+            ("TCP", format!("127.0.0.1:{tcp}")),
+            ("UDP", format!("127.0.0.1:{udp}")),
+            ("UNIX", home.join("stream").display().to_string()),
+            ("DATAGRAM", home.join("datagram").display().to_string()),
+            ("ABSTRACT", mark.clone()),
+            ("HOST_PID", pid.to_string()),
+            ("HOST_NAME", rustix::system::uname().nodename().to_str().unwrap().to_owned()),
+            ("SEGMENT", segment.to_string()),
+            ("WORKER", worker.pid.to_string()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into();
+        for probe in probes::ALL.iter().chain(probes::IN_A_ROOM) {
+            let spec = probe_spec(tier, probe.name, bench.root.as_path(), &facts);
+            let mut process = Process::new(spec.command);
+            process.environment = spec.environment;
+            let finished = room.start(process).await.unwrap().running.wait().await.unwrap();
+            let said = finished.stdout.text();
+            let open = match (said.contains("PROBE open"), said.contains("PROBE blocked")) {
+                (true, false) => true,
+                (false, true) => false,
+                _ => {
+                    wrong.push(format!("{tier}: {} gave no verdict: {finished:?}", probe.name));
+                    continue;
+                }
+            };
+            if open != probe.gap.is_some_and(|gap| gaps.contains(&gap)) {
+                let line = said.lines().find(|line| line.contains("PROBE")).unwrap_or_default();
+                wrong.push(format!("{tier}: {}: {line}", probe.name));
+            }
+        }
+        // Nobody was harmed.
+        for mut started in [tenant, neighbour, worker] {
+            let over = tokio::time::timeout(Duration::from_millis(1), started.running.next()).await;
+            assert!(over.is_err(), "{tier}: {over:?}");
+        }
+        assert_eq!(std::fs::read_to_string(home.join("file")).unwrap(), "canary\n");
+        room.close().await;
+        other.close().await;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    probes::drop_segment(segment);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_starter_is_replaced_when_somebody_ends_it() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("starter-{tier}")).await;
+        let files = Files::new(room.clone(), bench.scope.clone());
+        files.make("/tmp/before").await.unwrap();
+        // Everything that it may reach, the one that starts the others among it.
+        let finished = run(&room, "kill -9 -1; echo alone").await;
+        assert_eq!(finished.stdout.text(), "alone\n", "{tier}: {finished:?}");
+        assert_eq!(run(&room, "echo again").await.stdout.text(), "again\n", "{tier}");
+        // It reaches nothing of ours.
+        let worker = room.files().await.unwrap();
+        run(&room, "kill -STOP -1; kill -9 -1").await;
+        assert_eq!(run(&room, "echo once more").await.stdout.text(), "once more\n", "{tier}");
+        drop(worker);
+        files.stat("/tmp/before").await.unwrap();
+        drop(files);
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_are_what_they_are_inside() {
+    let bench = Bench::new().await;
+    let secret = bench.root.join("secret");
+    std::fs::write(&secret, "canary\n").unwrap();
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("files-{tier}")).await;
+        let files = Files::new(room.clone(), bench.scope.clone());
+        let mut writer = files.create("/home/user/a/b", BTreeMap::new()).await.unwrap();
+        writer.write(b"from outside\n").await.unwrap();
+        writer.finish().await.unwrap();
+        assert_eq!(run(&room, "cat ~/a/b; echo inside >\"$TMPDIR/c\"").await.stdout.text(), "from outside\n", "{tier}");
+        let read = async |path: &str| -> Result<Vec<u8>, FilesError> {
+            let mut reader = files.open(path, ReadFrom::Start(0), None).await?;
+            let mut all = Vec::new();
+            while let Some(piece) = reader.next().await? {
+                all.extend(piece);
+            }
+            Ok(all)
+        };
+        assert_eq!(read("/tmp/c").await.unwrap(), b"inside\n", "{tier}");
+        // A link leads where it leads a process.
+        let line = format!("ln -s {} ~/link; ln -s / ~/root", secret.display());
+        assert!(run(&room, &line).await.succeeded());
+        let through = format!("/home/user/root{}", secret.display());
+        for path in ["/home/user/link", &through, secret.to_str().unwrap()] {
+            let error = read(path).await.unwrap_err();
+            assert!(matches!(error, FilesError::Failed(_)), "{tier}: {path}: {error}");
+        }
+        assert!(files.create("/usr/x", BTreeMap::new()).await.is_err(), "{tier}");
+        drop(files);
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_is_one() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("terminal-{tier}")).await;
+        let mut process = shell("test -t 0 && test -t 1 && test -t 2 && stty size; echo $TERM; exec sh");
+        process.terminal = Some(Size { columns: 90, rows: 30 });
+        let mut running = room.start(process).await.unwrap().running;
+        let said = until(&mut running, "xterm-256color").await;
+        assert!(said.starts_with("30 90\r\n"), "{tier}: {said:?}");
+        let handle = running.handle();
+        assert!(handle.resize(Size { columns: 100, rows: 40 }).await);
+        assert!(handle.write_stdin(b"stty size\n".to_vec()).await);
+        until(&mut running, "40 100").await;
+        if tier.own_file_system() {
+            assert!(handle.write_stdin(b"tty; echo x >/dev/tty\n".to_vec()).await);
+            until(&mut running, "/dev/pts/0").await;
+        }
+        // The key that interrupts reaches who is in front, and not the shell.
+        assert!(handle.write_stdin(b"echo wa''iting; sleep 1000\n".to_vec()).await);
+        until(&mut running, "waiting").await;
+        let typing = async {
+            // A shell that is just starting something may miss it.
+            loop {
+                handle.write_stdin(b"\x03".to_vec()).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                handle.write_stdin(b"echo go''es on\n".to_vec()).await;
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        tokio::select! {
+            _ = until(&mut running, "goes on") => {}
+            () = typing => {}
+        }
+        assert!(handle.write_stdin(b"\nexit 3\n".to_vec()).await);
+        let finished = running.wait().await.unwrap();
+        assert_eq!(finished.exit, Some(3), "{tier}: {finished:?}");
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_room_stands_still_and_goes_on() {
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        let room = open(&bench, &isolation, &format!("frozen-{tier}")).await;
+        let line = "(while :; do echo x >>\"$HOME/ticks\"; sleep 0.01; done &) ; while :; do sh -c 'echo y >>\"$HOME/ticks\"'; done";
+        let mut process = shell(line);
+        process.wall = Some(Duration::from_secs(3));
+        let ticking = room.start(process).await.unwrap();
+        until_true(&room, "test -s \"$HOME/ticks\"").await;
+        room.freeze(true).await.unwrap();
+        let ticks = bench.root.join(format!("frozen-{tier}/ticks"));
+        let before = std::fs::metadata(&ticks).unwrap().len();
+        let error = room.start(shell("true")).await.unwrap_err();
+        assert!(matches!(&error, Error::Command { .. }), "{tier}: {error:?}");
+        // Longer than it may take: its time does not run.
+        tokio::time::sleep(Duration::from_millis(3500)).await;
+        assert_eq!(std::fs::metadata(&ticks).unwrap().len(), before, "{tier}: something runs");
+        room.freeze(false).await.unwrap();
+        let grown = format!("test $(wc -c <\"$HOME/ticks\") -gt {before}");
+        until_true(&room, &grown).await;
+        let finished = ticking.running.wait().await.unwrap();
+        assert_eq!(finished.stopped, Some(Stopped::Wall), "{tier}: {finished:?}");
+        assert!(finished.duration > Duration::from_secs(6), "{tier}: {finished:?}");
+        // Ended while it stands still.
+        let sleeping = start(&room, "sleep 1000").await;
+        room.freeze(true).await.unwrap();
+        sleeping.running.handle().kill();
+        assert_eq!(sleeping.running.wait().await.unwrap().stopped, Some(Stopped::Caller), "{tier}");
+        room.close().await;
     }
     bench.close().await;
 }
