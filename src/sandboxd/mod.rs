@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
+use axum::serve::ListenerExt as _;
 
 use crate::base::env::Env;
 use crate::base::scope::Scope;
@@ -141,6 +142,12 @@ impl Server {
     /// Answers on `listener` until [`Server::close`], or until the scope ends.
     pub async fn serve(&self, listener: tokio::net::TcpListener) -> std::io::Result<()> {
         let stopping = self.shared.scope.token().clone().cancelled_owned();
+        // A stream's messages are small and come one by one: without this each waits for the answer to the one before.
+        let listener = listener.tap_io(|connection| {
+            if let Err(error) = connection.set_nodelay(true) {
+                tracing::debug!(%error, "a connection answers late");
+            }
+        });
         axum::serve(listener, self.router()).with_graceful_shutdown(stopping).await
     }
 
