@@ -2,17 +2,18 @@
 //!
 //! A frame is a flag, a length (big endian) and a message. The last frame of a stream has a flag of its own and says how the stream
 //! ended; the HTTP status of a stream is always 200. Messages are never compressed: nobody who speaks to this server asks for it.
+//! No message is held that is larger than `MOST_MESSAGE`, whatever its sender says of it.
 
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use axum::extract::{FromRequest, Request};
+use axum::http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::base::base64;
@@ -25,6 +26,61 @@ const COMPRESSED: u8 = 1;
 
 /// How often a stream that says nothing shows that it lives, unless the caller asks for another interval.
 const KEEPALIVE: Duration = Duration::from_secs(90);
+/// And the longest such interval, in seconds.
+const MOST_QUIET: u64 = 24 * 3600;
+
+/// The body of a call with one message, from a caller who may ask and in a form that is read here.
+pub(super) struct Unary(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Unary {
+    type Rejection = RpcError;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, RpcError> {
+        admit(request.headers(), CONTENT_ENCODING.as_str(), "application/json")?;
+        let mut pieces = request.into_body().into_data_stream();
+        let mut read = Vec::new();
+        while let Some(piece) = pieces.next().await {
+            let piece = piece.map_err(|error| broken_off(&error))?;
+            if read.len() + piece.len() > MOST_MESSAGE {
+                return Err(too_large());
+            }
+            read.extend_from_slice(&piece);
+        }
+        Ok(Self(read.into()))
+    }
+}
+
+/// Refuses a call of a stream by a user that there is not, or in a form that is not read here.
+pub(super) fn admit_stream(headers: &HeaderMap) -> Result<(), RpcError> {
+    admit(headers, "connect-content-encoding", "application/connect+json")
+}
+
+fn admit(headers: &HeaderMap, encoding: &str, form: &str) -> Result<(), RpcError> {
+    let said = |name: &str| headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
+    if let Some(version) = said("connect-protocol-version").filter(|version| version != "1") {
+        let message = format!("connect-protocol-version must be \"1\": got \"{version}\"");
+        return Err(RpcError::new("invalid_argument", message));
+    }
+    if let Some(asked) = said(CONTENT_TYPE.as_str()) {
+        let kind = asked.split(';').next().unwrap_or_default().trim();
+        if !kind.eq_ignore_ascii_case(form) {
+            return Err(RpcError::new("unimplemented", format!("content type \"{kind}\": this call takes {form}")));
+        }
+    }
+    if let Some(coding) = said(encoding).filter(|coding| !coding.is_empty() && coding != "identity") {
+        let message = format!("unknown compression \"{coding}\": supported encodings are identity");
+        return Err(RpcError::new("unimplemented", message));
+    }
+    user(headers)
+}
+
+fn too_large() -> RpcError {
+    RpcError::new("resource_exhausted", format!("message is larger than configured max {MOST_MESSAGE}"))
+}
+
+fn broken_off(error: &axum::Error) -> RpcError {
+    RpcError::new("canceled", format!("the request broke off: {error}"))
+}
 
 /// The one message of a call. Nothing at all is the empty message.
 pub(super) fn message<T: DeserializeOwned>(body: &[u8]) -> Result<T, RpcError> {
@@ -36,18 +92,21 @@ pub(super) fn message<T: DeserializeOwned>(body: &[u8]) -> Result<T, RpcError> {
 pub(super) fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, RpcError> {
     let Some(value) = headers.get("connect-timeout-ms") else { return Ok(None) };
     let wrong = || RpcError::new("invalid_argument", "Connect-Timeout-Ms is no number of milliseconds");
-    let milliseconds: u64 = value.to_str().ok().and_then(|value| value.trim().parse().ok()).ok_or_else(wrong)?;
+    // The protocol allows ten digits, so no clock can overflow.
+    let digits = value.to_str().ok().map(str::trim).filter(|value| value.len() <= 10).ok_or_else(wrong)?;
+    let milliseconds: u64 = digits.parse().map_err(|_| wrong())?;
     Ok((milliseconds > 0).then(|| Duration::from_millis(milliseconds)))
 }
 
 /// How often the caller wants to see that a stream lives.
 pub(super) fn keepalive(headers: &HeaderMap) -> Duration {
     let seconds = headers.get("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.trim().parse().ok());
-    seconds.filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs)
+    let seconds = seconds.filter(|seconds: &u64| *seconds > 0);
+    seconds.map_or(KEEPALIVE, |seconds| Duration::from_secs(seconds.min(MOST_QUIET)))
 }
 
 /// Refuses every user but the one that there is.
-pub(super) fn user(headers: &HeaderMap) -> Result<(), RpcError> {
+fn user(headers: &HeaderMap) -> Result<(), RpcError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(()) };
     let named = value.to_str().ok().and_then(|value| base64::decoded(value.strip_prefix("Basic ")?.trim()));
     let Some(named) = named else {
@@ -80,10 +139,7 @@ impl Frames {
             if let [flag, a, b, c, d, ..] = self.read[..] {
                 let length = u32::from_be_bytes([a, b, c, d]) as usize;
                 if length > MOST_MESSAGE {
-                    return Err(RpcError::new(
-                        "resource_exhausted",
-                        format!("a message of {length} bytes is too large"),
-                    ));
+                    return Err(too_large());
                 }
                 if flag & COMPRESSED != 0 {
                     return Err(RpcError::new("unimplemented", "compressed messages are not taken here"));
@@ -98,7 +154,7 @@ impl Frames {
             }
             match self.body.next().await {
                 Some(Ok(piece)) => self.read.extend_from_slice(&piece),
-                Some(Err(error)) => return Err(RpcError::new("canceled", format!("the request broke off: {error}"))),
+                Some(Err(error)) => return Err(broken_off(&error)),
                 None if self.read.is_empty() => return Ok(None),
                 None => return Err(RpcError::new("invalid_argument", "the request ends within a message")),
             }
@@ -130,17 +186,22 @@ impl Step {
     }
 }
 
-/// An answer of what comes through a channel, until its end step or `until`. Where nothing comes for `quiet` the message `alive` is sent. A channel
-/// that closes without an end step is an end that nobody explained.
-pub(super) fn streamed(steps: mpsc::Receiver<Step>, until: Option<Instant>, quiet: Duration, alive: Step) -> Response {
-    let pieces = futures_util::stream::unfold(Some(steps), move |steps| {
+/// An answer of the steps of a stream, until its end step or `until`. Where nothing comes for `quiet` the message `alive` is sent. Steps
+/// that cease without an end step are an end that nobody explained.
+pub(super) fn streamed(
+    steps: impl Stream<Item = Step> + Send + 'static,
+    until: Option<Instant>,
+    quiet: Duration,
+    alive: Step,
+) -> Response {
+    let pieces = futures_util::stream::unfold(Some(Box::pin(steps)), move |steps| {
         let alive = alive.clone();
         async move {
             let mut steps = steps?;
             let next = Instant::now() + quiet;
-            let step = match tokio::time::timeout_at(until.map_or(next, |until| until.min(next)), steps.recv()).await {
+            let step = match tokio::time::timeout_at(until.map_or(next, |until| until.min(next)), steps.next()).await {
                 Ok(Some(step)) => step,
-                Ok(None) => Step::End(Some(RpcError::new("unavailable", "the sandbox was ended"))),
+                Ok(None) => Step::End(Some(RpcError::new("unavailable", "the stream was broken off"))),
                 Err(_) if until.is_some_and(|until| until <= next) => {
                     Step::End(Some(RpcError::new("deadline_exceeded", "the caller's time is over")))
                 }
@@ -234,6 +295,25 @@ mod tests {
         assert_eq!(timeout(&header("connect-timeout-ms", "1500")).unwrap(), Some(Duration::from_millis(1500)));
         assert_eq!(timeout(&header("connect-timeout-ms", "0")).unwrap(), None);
         assert!(timeout(&header("connect-timeout-ms", "soon")).is_err());
+        assert!(timeout(&header("connect-timeout-ms", "18446744073709551615")).is_err());
+        assert_eq!(keepalive(&header("keepalive-ping-interval", "18446744073709551615")).as_secs(), MOST_QUIET);
+        let admitted = |name, value| admit(&header(name, value), "content-encoding", "application/json");
+        for (name, value) in [
+            ("content-type", "application/json"),
+            ("content-type", "Application/JSON; charset=utf-8"),
+            ("connect-protocol-version", "1"),
+            ("content-encoding", "identity"),
+        ] {
+            assert!(admitted(name, value).is_ok(), "{name}: {value}");
+        }
+        for (name, value, code) in [
+            ("content-type", "application/proto", "unimplemented"),
+            ("connect-protocol-version", "2", "invalid_argument"),
+            ("content-encoding", "gzip", "unimplemented"),
+            ("authorization", "Basic cm9vdDo=", "unauthenticated"),
+        ] {
+            assert_eq!(admitted(name, value).unwrap_err().code, code, "{name}: {value}");
+        }
         assert_eq!(keepalive(&header("keepalive-ping-interval", "5")), Duration::from_secs(5));
         assert_eq!(keepalive(&HeaderMap::new()), KEEPALIVE);
     }

@@ -317,6 +317,8 @@ impl Sandboxes {
         tracing::info!(sandbox = live.id, why, "a sandbox ends");
         let inner = self.inner.clone();
         drop(self.inner.scope.spawn(format!("end {}", live.id), async move {
+            // Whoever watches a process hears that its sandbox is gone, and not how the process was ended for that.
+            live.processes.close();
             let turn = live.lasting.turn.lock().await;
             live.room.clone().close().await;
             remove(live.folder.clone()).await;
@@ -406,7 +408,10 @@ impl Sandboxes {
         }
         match memory {
             true => live.room.freeze(true).await.map_err(|error| ApiError::internal(format!("pausing: {error}")))?,
-            false => live.room.clone().close().await,
+            false => {
+                live.processes.close();
+                live.room.clone().close().await;
+            }
         }
         let mut vital = live.vital();
         (vital.state, vital.asleep) = (State::Paused, !memory);

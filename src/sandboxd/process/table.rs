@@ -2,37 +2,40 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures_util::{FutureExt as _, Stream, StreamExt as _, stream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::super::Shared;
 use super::super::connect::Step;
 use super::super::error::RpcError;
-use super::super::live::Live;
+use super::super::live::{Level, Live};
 use super::NO_DEADLINE;
-use super::ask::{Input, StartProcess};
+use super::ask::{Input, Pty, Selector, StartProcess};
 use crate::base::base64::base64;
 use crate::clients::e2b::wire::{
-    ListedProcess, ProcessConfig, ProcessData, ProcessEnd, ProcessEvent, ProcessSelector, Pty, StartResponse,
+    ListedProcess, ProcessConfig, ProcessData, ProcessEnd, ProcessEvent, ProcessSelector, StartResponse,
 };
-use crate::isolation::{
-    Chunk, Command, Error, Finished, Handle, Process, Room, Running, Size, Started, Stdin, Stopped,
-};
+use crate::isolation::{Chunk, Command, Error, Finished, Handle, Process, Room, Running, Started, Stdin, Stopped};
 
 /// Pieces of output on their way to one watcher.
-const ON_THE_WAY: usize = 32;
+const ON_THE_WAY: usize = 16;
+/// As much output as goes into one piece, if it is there already.
+const MOST_AT_ONCE: usize = 64 << 10;
+/// As much input as is handed over at once: a few pieces wait until the process reads.
+const INPUT_AT_ONCE: usize = 64 << 10;
 /// Who has not read anything for so long does not watch any more.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// How long others wait for a slow one once the process has ended.
-const LAST_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The processes of one sandbox.
 #[derive(Debug, Default)]
 pub(in super::super) struct Processes {
     all: Mutex<BTreeMap<u32, Arc<One>>>,
+    /// The sandbox is gone.
+    gone: CancellationToken,
 }
 
 /// One process.
@@ -42,27 +45,53 @@ pub(super) struct One {
     tag: Option<String>,
     config: ProcessConfig,
     has_terminal: bool,
-    reads: bool,
+    /// Whether it can be written to. Held by who writes, so that inputs do not mix.
+    reads: tokio::sync::Mutex<bool>,
     handle: Handle,
     watchers: Mutex<Watchers>,
+    last: OnceLock<Last>,
 }
 
 #[derive(Debug, Default)]
 struct Watchers {
-    all: Vec<mpsc::Sender<Step>>,
-    /// Nobody is told anything any more.
-    ended: bool,
+    all: Vec<(u64, mpsc::Sender<Step>)>,
+    next: u64,
+}
+
+/// How it ended.
+#[derive(Debug)]
+struct Last {
+    end: Result<ProcessEnd, RpcError>,
+    /// By the time that its starter had set.
+    at_deadline: bool,
 }
 
 /// What a watcher gets.
 pub(super) struct Watch {
-    pub steps: mpsc::Receiver<Step>,
-    /// When the caller stops watching.
-    pub until: Option<Instant>,
+    output: mpsc::Receiver<Step>,
+    of: Arc<One>,
+    /// This is the call that started it.
+    starter: bool,
+}
+
+impl Watch {
+    /// Its start, its output, its end. The end is not sent but looked up when all output was taken, so nobody waits for a slow watcher
+    /// and no watcher misses it.
+    pub(super) fn steps(self) -> impl Stream<Item = Step> + Send + 'static {
+        let Self { mut output, of, starter } = self;
+        let start = event(ProcessEvent::Start { pid: of.pid });
+        let pieces = stream::poll_fn(move |context| output.poll_recv(context));
+        let end = stream::once(async move { stream::iter(of.last_steps(starter)) }).flatten();
+        stream::iter([start]).chain(pieces).chain(end)
+    }
 }
 
 fn event(event: ProcessEvent) -> Step {
     Step::message(&StartResponse { event })
+}
+
+fn not_found(pid: u32) -> RpcError {
+    RpcError::new("not_found", format!("process with pid {pid} not found"))
 }
 
 impl Processes {
@@ -70,21 +99,26 @@ impl Processes {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Its sandbox ends: every watcher is told that, and nothing more.
+    pub(in super::super) fn close(&self) {
+        self.gone.cancel();
+    }
+
     pub(super) fn list(&self) -> Vec<ListedProcess> {
         let listed = |one: &Arc<One>| ListedProcess { config: one.config.clone(), pid: one.pid, tag: one.tag.clone() };
         self.lock().values().map(listed).collect()
     }
 
-    pub(super) fn find(&self, selector: &ProcessSelector) -> Result<Arc<One>, RpcError> {
+    pub(super) fn find(&self, selector: &Selector) -> Result<Arc<One>, RpcError> {
+        let selector = selector.chosen()?;
         let all = self.lock();
-        let (found, said) = match selector {
-            ProcessSelector::Pid(pid) => (all.get(pid), format!("process with pid {pid} not found")),
+        match &selector {
+            ProcessSelector::Pid(pid) => all.get(pid).cloned().ok_or_else(|| not_found(*pid)),
             ProcessSelector::Tag(tag) => {
-                let found = all.values().find(|one| one.tag.as_deref() == Some(tag));
-                (found, format!("process with tag {tag} not found"))
+                let found = all.values().find(|one| one.tag.as_deref() == Some(tag)).cloned();
+                found.ok_or_else(|| RpcError::new("not_found", format!("process with tag {tag} not found")))
             }
-        };
-        found.cloned().ok_or_else(|| RpcError::new("not_found", said))
+        }
     }
 
     /// It has ended: its number is free for another.
@@ -104,31 +138,51 @@ impl Processes {
         deadline: Option<Duration>,
     ) -> Result<Watch, RpcError> {
         let StartProcess { process: config, pty, tag, stdin } = asked;
+        let config = ProcessConfig::from(config);
         // Callers from before there was a choice say nothing and may write.
         let reads = stdin.unwrap_or(true);
         let process = process(live, &config, pty, reads, deadline);
-        let Started { pid, running } = live.room.start(process).await.map_err(not_started)?;
-        let (sender, steps) = mpsc::channel(ON_THE_WAY);
-        // There is room for it.
-        drop(sender.try_send(event(ProcessEvent::Start { pid })));
+        let directory = process.directory.clone();
+        let started = live.room.start(process).await;
+        let Started { pid, running } = started.map_err(|error| not_started(&error, directory.as_deref()))?;
+        let (sender, output) = mpsc::channel(ON_THE_WAY);
         let one = Arc::new(One {
             pid,
             tag,
             config,
             has_terminal: pty.is_some(),
-            reads: reads || pty.is_some(),
+            reads: tokio::sync::Mutex::new(reads || pty.is_some()),
             handle: running.handle(),
-            watchers: Mutex::new(Watchers { all: vec![sender], ended: false }),
+            watchers: Mutex::new(Watchers { all: vec![(0, sender)], next: 1 }),
+            last: OnceLock::new(),
         });
         self.lock().insert(pid, one.clone());
-        let owner = live.clone();
+        live.note(Level::Info, "process started", &[("pid", pid.to_string()), ("command", one.command_line())]);
+        let watch = Watch { output, of: one.clone(), starter: true };
+        let (owner, stopping) = (live.clone(), shared.scope.token().clone());
         drop(shared.scope.spawn(format!("process {pid} of sandbox {}", live.id), async move {
-            let last = one.pump(running, deadline.is_some()).await;
+            let gone = || Last { end: Err(sandbox_gone(&owner.id)), at_deadline: false };
+            let last = tokio::select! {
+                biased;
+                () = owner.processes.gone.cancelled() => gone(),
+                () = stopping.cancelled() => gone(),
+                last = one.pump(running, deadline.is_some()) => last,
+            };
             owner.processes.forget(&one);
-            one.finish(last).await;
+            let how = match &last.end {
+                Ok(end) => end.error.as_ref().unwrap_or(&end.status).clone(),
+                Err(error) => error.message.clone(),
+            };
+            owner.note(Level::Info, "process ended", &[("pid", pid.to_string()), ("status", how)]);
+            one.over(last);
         }));
-        Ok(Watch { steps, until: None })
+        Ok(watch)
     }
+}
+
+/// As E2B says it when a sandbox vanishes under a stream: its clients then look whether the sandbox is still there.
+fn sandbox_gone(id: &str) -> RpcError {
+    RpcError::new("unavailable", format!("the connection to sandbox {id} ended before the stream completed"))
 }
 
 fn process(live: &Live, config: &ProcessConfig, pty: Option<Pty>, reads: bool, deadline: Option<Duration>) -> Process {
@@ -139,7 +193,7 @@ fn process(live: &Live, config: &ProcessConfig, pty: Option<Pty>, reads: bool, d
     process.environment = live.environment();
     process.environment.extend(config.envs.clone());
     process.stdin = if reads { Stdin::Open } else { Stdin::Nothing };
-    process.terminal = pty.map(size);
+    process.terminal = pty.map(Pty::size);
     process.wall = Some(deadline.unwrap_or(NO_DEADLINE));
     process
 }
@@ -153,24 +207,32 @@ fn directory(cwd: &str) -> PathBuf {
     }
 }
 
-fn size(pty: Pty) -> Size {
-    let characters = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
-    Size { columns: characters(pty.size.cols), rows: characters(pty.size.rows) }
-}
-
-fn not_started(error: Error) -> RpcError {
+/// Why it was not started, or nobody knows how it ended.
+fn not_started(error: &Error, directory: Option<&Path>) -> RpcError {
     let mut text = error.to_string();
-    let mut source = std::error::Error::source(&error);
+    let mut source = std::error::Error::source(error);
     while let Some(inner) = source {
         text = format!("{text}: {inner}");
         source = inner.source();
     }
-    let code = match error {
-        Error::Command { .. } | Error::Directory { .. } | Error::Spec(_) | Error::Work { .. } => "invalid_argument",
-        Error::Lost { .. } => "unavailable",
-        _ => "internal",
-    };
-    RpcError::new(code, text)
+    match (error, directory) {
+        (Error::Directory { .. }, Some(cwd)) => {
+            RpcError::new("invalid_argument", format!("cwd '{}' does not exist: {text}", cwd.display()))
+        }
+        (Error::Command { .. } | Error::Directory { .. } | Error::Spec(_) | Error::Work { .. }, _) => {
+            RpcError::new("invalid_argument", text)
+        }
+        (Error::Lost { .. }, _) => RpcError::new("unavailable", text),
+        _ => RpcError::new("internal", text),
+    }
+}
+
+/// The output that a piece is of, and the piece.
+fn apart(chunk: Chunk) -> (bool, Vec<u8>) {
+    match chunk {
+        Chunk::Stdout(bytes) => (true, bytes),
+        Chunk::Stderr(bytes) => (false, bytes),
+    }
 }
 
 impl One {
@@ -178,27 +240,43 @@ impl One {
         self.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What comes from now on.
-    pub(super) fn watch(&self) -> Result<Watch, RpcError> {
-        let (sender, steps) = mpsc::channel(ON_THE_WAY);
-        drop(sender.try_send(event(ProcessEvent::Start { pid: self.pid })));
-        let mut watchers = self.watchers();
-        if watchers.ended {
-            return Err(RpcError::new("not_found", format!("process with pid {} not found", self.pid)));
-        }
-        watchers.all.push(sender);
-        Ok(Watch { steps, until: None })
+    fn command_line(&self) -> String {
+        let words = std::iter::once(&self.config.cmd).chain(&self.config.args);
+        words.map(String::as_str).collect::<Vec<_>>().join(" ")
     }
 
+    /// What comes from now on.
+    pub(super) fn watch(self: &Arc<Self>) -> Result<Watch, RpcError> {
+        let (sender, output) = mpsc::channel(ON_THE_WAY);
+        let mut watchers = self.watchers();
+        // It is set under this lock.
+        if self.last.get().is_some() {
+            return Err(not_found(self.pid));
+        }
+        let id = watchers.next;
+        watchers.next += 1;
+        watchers.all.push((id, sender));
+        Ok(Watch { output, of: self.clone(), starter: false })
+    }
+
+    /// Writes all of it, in turn with others who write. Whoever goes away meanwhile has written a part.
     pub(super) async fn write(&self, input: Input) -> Result<(), RpcError> {
-        if matches!(input, Input::Pty(_)) != self.has_terminal {
+        let (bytes, to_terminal) = match input {
+            Input::Stdin(bytes) => (bytes, false),
+            Input::Pty(bytes) => (bytes, true),
+        };
+        if to_terminal != self.has_terminal {
             let message = if self.has_terminal { "the process has a terminal" } else { "the process has no terminal" };
             return Err(RpcError::new("failed_precondition", message));
         }
-        if !self.reads {
+        let reads = self.reads.lock().await;
+        if !*reads {
             return Err(RpcError::new("failed_precondition", "stdin not enabled or closed"));
         }
-        self.told(self.handle.write_stdin(input.bytes()?).await)
+        for piece in bytes.chunks(INPUT_AT_ONCE) {
+            self.told(self.handle.write_stdin(piece.to_vec()).await)?;
+        }
+        Ok(())
     }
 
     pub(super) async fn close_stdin(&self) -> Result<(), RpcError> {
@@ -206,7 +284,11 @@ impl One {
             let message = "a terminal is closed by sending Ctrl+D (0x04) to it";
             return Err(RpcError::new("failed_precondition", message));
         }
-        self.told(self.handle.close_stdin().await)
+        let mut reads = self.reads.lock().await;
+        if std::mem::take(&mut *reads) {
+            self.told(self.handle.close_stdin().await)?;
+        }
+        Ok(())
     }
 
     pub(super) async fn signal(&self, number: i32) -> Result<(), RpcError> {
@@ -222,52 +304,85 @@ impl One {
         if !self.has_terminal {
             return Err(RpcError::new("failed_precondition", "the process has no terminal"));
         }
-        self.told(self.handle.resize(size(pty)).await)
+        self.told(self.handle.resize(pty.size()).await)
     }
 
     fn told(&self, heard: bool) -> Result<(), RpcError> {
-        let gone = || RpcError::new("not_found", format!("process with pid {} not found", self.pid));
-        heard.then_some(()).ok_or_else(gone)
+        heard.then_some(()).ok_or_else(|| not_found(self.pid))
     }
 
-    /// Hands out its output until it ends. Answers the last steps.
-    async fn pump(&self, mut running: Running, deadline: bool) -> Vec<Step> {
-        while let Some(chunk) = running.next().await {
-            let data = match chunk {
-                Chunk::Stdout(bytes) if self.has_terminal => ProcessData::Pty(base64(&bytes)),
-                Chunk::Stdout(bytes) => ProcessData::Stdout(base64(&bytes)),
-                Chunk::Stderr(bytes) => ProcessData::Stderr(base64(&bytes)),
+    /// Hands out its output until it ends.
+    async fn pump(&self, mut running: Running, deadline: bool) -> Last {
+        let mut waiting = None;
+        loop {
+            let chunk = match waiting.take() {
+                Some(chunk) => Some(chunk),
+                None => running.next().await,
             };
-            self.tell(&event(ProcessEvent::Data(data)), PATIENCE).await;
+            let Some(chunk) = chunk else { break };
+            if self.watchers().all.is_empty() {
+                continue;
+            }
+            let (out, mut bytes) = apart(chunk);
+            // What has come meanwhile goes with it.
+            while bytes.len() < MOST_AT_ONCE
+                && let Some(Some(chunk)) = running.next().now_or_never()
+            {
+                if matches!(chunk, Chunk::Stdout(_)) != out {
+                    waiting = Some(chunk);
+                    break;
+                }
+                bytes.extend(apart(chunk).1);
+            }
+            let data = match out {
+                true if self.has_terminal => ProcessData::Pty(base64(&bytes)),
+                true => ProcessData::Stdout(base64(&bytes)),
+                false => ProcessData::Stderr(base64(&bytes)),
+            };
+            self.tell(&event(ProcessEvent::Data(data))).await;
         }
         match running.wait().await {
-            Ok(finished) if deadline && finished.timed_out() => {
+            Ok(finished) => Last { end: Ok(end(&finished)), at_deadline: deadline && finished.timed_out() },
+            Err(error) => Last { end: Err(not_started(&error, None)), at_deadline: false },
+        }
+    }
+
+    /// To everybody who watches. Waits for the slow ones, so the process does as well.
+    async fn tell(&self, step: &Step) {
+        let watchers = self.watchers().all.clone();
+        let mut lost = Vec::new();
+        for (id, watcher) in &watchers {
+            // Who has not taken it in time has lost a piece: the stream breaks off rather than hiding that.
+            if watcher.send_timeout(step.clone(), PATIENCE).await.is_err() {
+                lost.push(*id);
+            }
+        }
+        if !lost.is_empty() {
+            self.watchers().all.retain(|(id, _)| !lost.contains(id));
+        }
+    }
+
+    /// Nothing more comes.
+    fn over(&self, last: Last) {
+        let mut watchers = self.watchers();
+        // One task says so, once.
+        drop(self.last.set(last));
+        watchers.all.clear();
+    }
+
+    /// What a watcher gets who has taken everything else.
+    fn last_steps(&self, starter: bool) -> Vec<Step> {
+        match self.last.get() {
+            Some(last) if last.at_deadline && starter => {
                 vec![Step::End(Some(RpcError::new("deadline_exceeded", "the process was ended at its deadline")))]
             }
-            Ok(finished) => vec![event(ProcessEvent::End(end(&finished))), Step::End(None)],
-            Err(error) => vec![Step::End(Some(not_started(error)))],
+            Some(Last { end: Ok(end), .. }) => vec![event(ProcessEvent::End(end.clone())), Step::End(None)],
+            Some(Last { end: Err(error), .. }) => vec![Step::End(Some(error.clone()))],
+            None => {
+                let message = "output was lost: the caller did not read for too long";
+                vec![Step::End(Some(RpcError::new("resource_exhausted", message)))]
+            }
         }
-    }
-
-    /// To everybody who watches. Waits for the slow ones.
-    async fn tell(&self, step: &Step, patience: Duration) {
-        let watchers = self.watchers().all.clone();
-        let mut gone = false;
-        for watcher in &watchers {
-            gone |= watcher.send_timeout(step.clone(), patience).await.is_err();
-        }
-        if gone {
-            // Who has not taken it in time has lost a piece: the stream breaks off rather than hiding that.
-            self.watchers().all.retain(|watcher| !watcher.is_closed() && watcher.capacity() > 0);
-        }
-    }
-
-    async fn finish(&self, last: Vec<Step>) {
-        self.watchers().ended = true;
-        for step in &last {
-            self.tell(step, LAST_PATIENCE).await;
-        }
-        self.watchers().all.clear();
     }
 }
 
@@ -276,7 +391,9 @@ fn end(finished: &Finished) -> ProcessEnd {
     let limit = finished.stopped.and_then(limit).map(|limit| format!("limit: {limit}"));
     match (finished.exit, finished.signal) {
         (Some(code), _) => {
-            ProcessEnd { exit_code: code, exited: true, status: format!("exit status {code}"), error: limit }
+            let status = format!("exit status {code}");
+            let error = limit.or_else(|| (code != 0).then(|| status.clone()));
+            ProcessEnd { exit_code: code, exited: true, status, error }
         }
         (None, signal) => {
             let status =
