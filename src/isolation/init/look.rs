@@ -166,7 +166,9 @@ impl Keep<'_> {
 
     fn disk_use(&self, enough: u64) -> DiskUse {
         let mut used = watch::disk_use(&self.plan.disks, &self.aside, enough);
-        used.add(watch::deleted_disk_use(self.last.keys(), &self.plan.disks));
+        // The worker is a copy of this process: it lets nobody look into it, and hides nothing.
+        let others = self.last.keys().filter(|pid| !self.is_worker(**pid));
+        used.add(watch::deleted_disk_use(others, &self.plan.disks));
         used
     }
 
