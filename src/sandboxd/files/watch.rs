@@ -1,30 +1,25 @@
 //! Watching a directory: as a stream, or with events that a client comes for.
 
-use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::super::Shared;
+use super::super::connect::{self, Frames, Step};
 use super::super::error::RpcError;
 use super::super::live::{Inside, Live};
 use super::Told;
-use super::rpc::{deadline, in_time, message, path};
-use crate::clients::e2b::wire::{END_OF_STREAM, frame};
+use super::rpc::{in_time, message, path};
 use crate::isolation::{Change, Event, Watcher};
-
-/// How often a stream says that it is there, unless the client says otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(90);
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
@@ -116,84 +111,45 @@ pub(super) async fn stream(
     State(shared): State<Arc<Shared>>,
     Inside(live): Inside,
     headers: HeaderMap,
-    body: Bytes,
+    body: Body,
 ) -> Response {
     let begun = async {
-        let asked: Watch = message(&headers, enveloped(&body)?)?;
-        in_time(&headers, begin(&shared, &live, &asked)).await
+        connect::user(&headers)?;
+        let until = connect::timeout(&headers)?.map(|time| Instant::now() + time);
+        let asked = Frames::new(body).only().await?;
+        Ok((in_time(&headers, begin(&shared, &live, &asked)).await?, until))
     };
-    let keepalive = headers.get("keepalive-ping-interval").and_then(|value| value.to_str().ok()?.parse().ok());
-    let state = match begun.await {
-        Ok(watcher) => Stream {
-            watcher: Some(watcher),
-            frames: VecDeque::from([plain(&json!({ "start": {} }))]),
-            until: deadline(&headers).map(|time| Instant::now() + time),
-            keepalive: keepalive.filter(|seconds| *seconds > 0).map_or(KEEPALIVE, Duration::from_secs),
-        },
-        Err(error) => {
-            Stream { watcher: None, frames: VecDeque::from([last(&error)]), until: None, keepalive: KEEPALIVE }
+    let (watcher, until) = match begun.await {
+        Ok(begun) => begun,
+        Err(error) => return connect::refused(&error),
+    };
+    let (steps, told) = mpsc::channel(16);
+    drop(shared.scope.spawn(format!("watcher of {}", live.id), tell(watcher, steps)));
+    connect::streamed(told, until, connect::keepalive(&headers), Step::message(&json!({ "keepalive": {} })))
+}
+
+/// Until nobody listens, or the watcher ends.
+async fn tell(watcher: Watcher, steps: mpsc::Sender<Step>) {
+    let mut next = vec![Step::message(&json!({ "start": {} }))];
+    loop {
+        for step in next.drain(..) {
+            let last = matches!(step, Step::End(_));
+            if steps.send(step).await.is_err() || last {
+                return;
+            }
         }
-    };
-    let next = |mut state: Stream| async move { Some((Ok::<_, Infallible>(state.next().await?), state)) };
-    let body = Body::from_stream(futures_util::stream::unfold(state, next));
-    ([(header::CONTENT_TYPE, "application/connect+json")], body).into_response()
-}
-
-/// The one message of a stream's request.
-fn enveloped(body: &[u8]) -> Result<&[u8], RpcError> {
-    let wrong = |what: &str| RpcError::new("invalid_argument", format!("protocol error: {what}"));
-    let Some((head, message)) = body.split_first_chunk::<5>() else { return Err(wrong("no message")) };
-    let [flag, a, b, c, d] = *head;
-    if flag != 0 {
-        return Err(wrong("the message is compressed or has unknown flags"));
-    }
-    message.get(..u32::from_be_bytes([a, b, c, d]) as usize).ok_or_else(|| wrong("the message is incomplete"))
-}
-
-fn plain(message: &Value) -> Bytes {
-    frame(0, message.to_string().as_bytes()).into()
-}
-
-fn last(error: &RpcError) -> Bytes {
-    frame(END_OF_STREAM, json!({ "error": error.wire() }).to_string().as_bytes()).into()
-}
-
-struct Stream {
-    /// `None`: what is in `frames` is all.
-    watcher: Option<Watcher>,
-    frames: VecDeque<Bytes>,
-    until: Option<Instant>,
-    keepalive: Duration,
-}
-
-impl Stream {
-    async fn next(&mut self) -> Option<Bytes> {
-        loop {
-            if let Some(frame) = self.frames.pop_front() {
-                return Some(frame);
-            }
-            let watcher = self.watcher.as_ref()?;
-            let quiet = Instant::now() + self.keepalive;
-            let wake = self.until.map_or(quiet, |until| until.min(quiet));
-            let ended = if tokio::time::timeout_at(wake, watcher.stirred()).await.is_ok() {
-                match watcher.events().await {
-                    Ok((events, more)) => {
-                        let frames = events.into_iter().map(|event| plain(&json!({ "filesystem": told(event) })));
-                        self.frames.extend(frames);
-                        more.then(lost)
-                    }
-                    Err(error) => Some(error.into()),
+        tokio::select! {
+            () = watcher.stirred() => {}
+            () = steps.closed() => return,
+        }
+        match watcher.events().await {
+            Ok((events, more)) => {
+                next.extend(events.into_iter().map(|event| Step::message(&json!({ "filesystem": told(event) }))));
+                if more {
+                    next.push(Step::End(Some(lost())));
                 }
-            } else if self.until.is_some_and(|until| Instant::now() >= until) {
-                Some(RpcError::new("deadline_exceeded", "context deadline exceeded"))
-            } else {
-                self.frames.push_back(plain(&json!({ "keepalive": {} })));
-                None
-            };
-            if let Some(error) = ended {
-                self.frames.push_back(last(&error));
-                self.watcher = None;
             }
+            Err(error) => next.push(Step::End(Some(error.into()))),
         }
     }
 }
