@@ -4,7 +4,7 @@
 //! nothing that can be written to: where the file system can, blocks until one changes, and never a name of the same file.
 
 use std::fs::{File, Metadata, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -64,8 +64,15 @@ pub(super) struct Size {
 
 /// Copies everything below `from` into the empty folder `to`. Pipes, sockets and devices are left out. Blocking.
 pub(super) fn copy(from: &Path, to: &Path, how: How) -> io::Result<Size> {
-    let mut copying = Copying { how, size: Size::default() };
+    let mut copying = Copying { how, size: Size::default(), batch: Vec::new(), folders: Vec::new() };
     copying.folder(from, to, 0)?;
+    copying.write()?;
+    // What is in a folder comes after it in the list. Its mode may close it, and writing into it has changed its time.
+    for (folder, found) in copying.folders.iter().rev() {
+        let made = File::open(folder)?;
+        made.set_permissions(Permissions::from_mode(found.mode() & 0o777))?;
+        date(&made, found)?;
+    }
     Ok(copying.size)
 }
 
@@ -102,9 +109,17 @@ impl Size {
     }
 }
 
+/// Files that are copied by several threads together: most of the time goes into making them, one by one.
+const BATCH: usize = 4096;
+const THREADS: usize = 4;
+/// What is read and written in one go.
+const SMALL: u64 = 64 << 10;
+
 struct Copying {
     how: How,
     size: Size,
+    batch: Vec<(PathBuf, PathBuf, Metadata)>,
+    folders: Vec<(PathBuf, Metadata)>,
 }
 
 impl Copying {
@@ -120,31 +135,56 @@ impl Copying {
             if found.is_symlink() {
                 std::os::unix::fs::symlink(std::fs::read_link(&path)?, &target)?;
             } else if found.is_dir() {
-                // It must be possible to fill it; its own mode comes afterwards, as does its time.
+                // It must be possible to fill it; its own mode comes at the end.
                 std::fs::DirBuilder::new().mode(0o700).create(&target)?;
+                self.folders.push((target.clone(), found));
                 self.folder(&path, &target, depth + 1)?;
-                let made = File::open(&target)?;
-                made.set_permissions(Permissions::from_mode(found.mode() & 0o777))?;
-                date(&made, &found)?;
             } else if found.is_file() {
-                self.file(&path, &target, &found)?;
+                self.batch.push((path, target, found));
+                if self.batch.len() >= BATCH {
+                    self.write()?;
+                }
             }
         }
         Ok(())
     }
 
-    fn file(&mut self, from: &Path, to: &Path, found: &Metadata) -> io::Result<()> {
-        let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
-        let no_link = flags.bits().cast_signed();
-        let mut source = readable(from, || OpenOptions::new().read(true).custom_flags(no_link).open(from))?;
-        let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
-        if self.how == How::Bytes || rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+    fn write(&mut self) -> io::Result<()> {
+        let (batch, how) = (std::mem::take(&mut self.batch), self.how);
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
+        let all = |files: &[(PathBuf, PathBuf, Metadata)]| {
+            let mut buffer = Vec::new();
+            files.iter().try_for_each(|(from, to, found)| file(from, to, found, how, &mut buffer))
+        };
+        if threads == 1 || batch.len() < 256 {
+            return all(&batch);
+        }
+        std::thread::scope(|scope| {
+            let parts = batch.chunks(batch.len().div_ceil(threads));
+            let workers: Vec<_> = parts.map(|part| scope.spawn(move || all(part))).collect();
+            let lost = |_| Err(io::Error::other("a thread that copies has panicked"));
+            workers.into_iter().try_for_each(|worker| worker.join().unwrap_or_else(lost))
+        })
+    }
+}
+
+fn file(from: &Path, to: &Path, found: &Metadata, how: How, buffer: &mut Vec<u8>) -> io::Result<()> {
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let no_link = flags.bits().cast_signed();
+    let mut source = readable(from, || OpenOptions::new().read(true).custom_flags(no_link).open(from))?;
+    let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to)?;
+    if how == How::Bytes || rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        if found.len() <= SMALL {
+            buffer.clear();
+            source.read_to_end(buffer)?;
+            target.write_all(buffer)?;
+        } else {
             // By the kernel, without passing through this process.
             io::copy(&mut source, &mut target)?;
         }
-        target.set_permissions(Permissions::from_mode(found.mode() & 0o777))?;
-        date(&target, found)
     }
+    target.set_permissions(Permissions::from_mode(found.mode() & 0o777))?;
+    date(&target, found)
 }
 
 /// Build tools compare times to know what is up to date.

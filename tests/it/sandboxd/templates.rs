@@ -330,7 +330,7 @@ async fn templates_have_names_tags_and_an_end() {
         .await;
     assert_eq!(bench.call("DELETE", "/templates/lib").send().await.status, 204);
     let ended = asked.ended(&bench).await;
-    assert!(ended["reason"]["message"].as_str().unwrap().contains("deleted"), "{ended}");
+    assert!(ended["reason"]["message"].as_str().unwrap().contains("cancelled"), "{ended}");
     assert_eq!((create("lib:v1").await, get("/templates/aliases/lib").await.status), (404, 404));
     until("its image goes", async || images(&bench).is_empty()).await;
     bench.close().await;
