@@ -73,7 +73,7 @@ pub(super) async fn wrong_method(request: Request) -> ApiError {
 }
 
 /// A sandbox as whoever may use it is told.
-fn created(live: &Live) -> Created {
+pub(super) fn created(live: &Live) -> Created {
     Created {
         template_id: live.template.id.clone(),
         sandbox_id: live.id.clone(),

@@ -33,7 +33,7 @@ const MOST_ENTRIES: usize = 100;
 
 type Answer = Result<Response, ApiError>;
 
-pub(in crate::sandboxd) fn routes() -> Router<Arc<Shared>> {
+pub(super) fn routes() -> Router<Arc<Shared>> {
     Router::new()
         .route("/v3/templates", post(request))
         .route("/v2/templates", get(list).post(request))
@@ -54,7 +54,7 @@ fn refuse<T>(status: StatusCode, message: impl Into<String>) -> Result<T, ApiErr
     Err(ApiError::new(status, message))
 }
 
-fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
+pub(super) fn parse<T: DeserializeOwned>(body: &Bytes) -> Result<T, ApiError> {
     let read = serde_json::from_slice(body);
     read.map_err(|error| ApiError::new(StatusCode::BAD_REQUEST, format!("the request cannot be read: {error}")))
 }
@@ -124,6 +124,7 @@ async fn request(Given(shared): Given<Arc<Shared>>, headers: HeaderMap, body: By
         index.templates.entry(template.clone()).or_insert_with(|| Record {
             name: own_name,
             public: false,
+            source: None,
             created_at: now,
             updated_at: now,
             tags: Default::default(),

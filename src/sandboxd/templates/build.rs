@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::base::hash::Hash;
 use crate::clients::e2b::wire::{BuildReason, BuildStatus, StartBuild};
-use crate::isolation::{Chunk, Command, Finished, Limits, Process, Room, RoomSpec, Root, Stopped};
+use crate::isolation::{Chunk, Command, Error, Finished, Limits, Process, Room, RoomSpec, Root, Stopped};
 use crate::sandboxd::Shared;
 use crate::sandboxd::own::make_dir;
 use crate::workspace::remove_folder;
@@ -272,7 +272,16 @@ async fn carry_out(shared: &Arc<Shared>, build: &Build, work: &Work, site: &mut 
     spec.limits = limits(build.memory_mb);
     let room = shared.isolation.open(spec).await.map_err(|error| at_base(chain(&error)))?;
     site.room = Some(room.clone());
-    let mut builder = Builder { shared, build, room, root, home: half.join("home"), manifest, count: work.steps.len() };
+    let mut builder = Builder {
+        shared,
+        build,
+        room,
+        root,
+        home: half.join("home"),
+        manifest,
+        count: work.steps.len(),
+        refused: Vec::new(),
+    };
     for (index, step) in work.steps.iter().enumerate() {
         builder.step(index + 1, step).await?;
     }
@@ -350,6 +359,8 @@ struct Builder<'a> {
     home: PathBuf,
     manifest: Manifest,
     count: usize,
+    /// Hosts that were told of.
+    refused: Vec<String>,
 }
 
 impl Builder<'_> {
@@ -360,7 +371,8 @@ impl Builder<'_> {
     async fn step(&mut self, number: usize, step: &Step) -> Result<(), Failure> {
         let name = number.to_string();
         let at = Failure::at(name.clone());
-        let begins = |what: String| self.say(&name, log::INFO, format!("[{number}/{}] {what}", self.count));
+        let (shared, build, count) = (self.shared, self.build, self.count);
+        let begins = |what: String| build.log.say(&shared.env, &name, log::INFO, format!("[{number}/{count}] {what}"));
         match step {
             Step::Copy { source, target, into, mode, files } => {
                 let shown: PathBuf = [Path::new(Room::HOME)].into_iter().chain(target.iter().map(Path::new)).collect();
@@ -420,23 +432,26 @@ impl Builder<'_> {
             let made = self.in_home(move |tree| tree.ensure(&names)).await;
             return made.map_err(|error| format!("WORKDIR {}: {error}", path.display()));
         }
-        let look = Command::Argv(
-            ["/bin/sh", "-c", "cd -- \"$1\"", "sh", &path.display().to_string()].map(str::to_owned).to_vec(),
-        );
-        let started = self.room.start(Process::new(look)).await.map_err(|error| chain(&error))?;
+        let mut look = Process::new(Command::Argv(["/bin/sh", "-c", ":"].map(str::to_owned).to_vec()));
+        look.directory = Some(path.to_owned());
+        let none = || {
+            let kept = Room::HOME;
+            format!("WORKDIR {}: there is none, and of a template only what lies below {kept} is kept", path.display())
+        };
+        let started = match self.room.start(look).await {
+            Err(Error::Directory { .. } | Error::Command { .. }) => return Err(none()),
+            started => started.map_err(|error| chain(&error))?,
+        };
         match started.running.wait().await {
             Ok(finished) if finished.succeeded() => Ok(()),
-            Ok(_) => Err(format!(
-                "WORKDIR {}: there is none, and of a template only what lies below {} is kept",
-                path.display(),
-                Room::HOME
-            )),
+            Ok(_) | Err(Error::Directory { .. } | Error::Command { .. }) => Err(none()),
             Err(error) => Err(chain(&error)),
         }
     }
 
-    async fn run(&self, step: &str, command: &str) -> Result<Finished, String> {
-        let (env, log) = (&self.shared.env, &self.build.log);
+    async fn run(&mut self, step: &str, command: &str) -> Result<Finished, String> {
+        let (shared, build) = (self.shared, self.build);
+        let (env, log) = (&shared.env, &build.log);
         let process = start::process(&self.manifest, &self.root, &self.room, command);
         let began = Instant::now();
         let started = self.room.start(process).await.map_err(|error| chain(&error))?;
@@ -451,8 +466,11 @@ impl Builder<'_> {
         out.flush(|line| log.line(env, step, line));
         err.flush(|line| log.line(env, step, line));
         let finished = running.wait().await.map_err(|error| chain(&error))?;
-        if !finished.refused.is_empty() {
-            let hosts = finished.refused.join(", ");
+        // The room tells of all that were refused so far.
+        let new: Vec<_> = finished.refused.iter().filter(|host| !self.refused.contains(host)).cloned().collect();
+        if !new.is_empty() {
+            let hosts = new.join(", ");
+            self.refused.extend(new);
             self.say(step, log::WARN, format!("refused, because the network of this build does not allow it: {hosts}"));
         }
         let code = finished.exit.unwrap_or(-1);

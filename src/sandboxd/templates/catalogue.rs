@@ -34,6 +34,9 @@ pub(super) struct Record {
     pub name: Option<String>,
     #[serde(default)]
     pub public: bool,
+    /// The sandbox that it is a snapshot of.
+    #[serde(default)]
+    pub source: Option<String>,
     pub created_at: Timestamp,
     pub updated_at: Timestamp,
     pub tags: BTreeMap<String, Tag>,
@@ -67,8 +70,9 @@ pub(super) struct BuildRecord {
 }
 
 impl Index {
-    /// The template with this name or id.
+    /// The template with this name or id; a tag behind it says nothing here.
     pub fn template(&self, name: &str) -> Option<(&String, &Record)> {
+        let (name, _) = split(name);
         let by_name = || self.templates.iter().find(|(_, record)| record.name.as_deref() == Some(name));
         self.templates.get_key_value(name).or_else(by_name)
     }

@@ -18,6 +18,7 @@ mod images;
 mod log;
 mod oci;
 mod roots;
+mod snapshots;
 mod spares;
 mod start;
 mod steps;
@@ -53,7 +54,10 @@ use roots::Roots;
 use spares::Spares;
 use uploads::Uploads;
 
-pub(super) use api::routes;
+/// The calls about templates.
+pub(super) fn routes() -> axum::Router<Arc<super::Shared>> {
+    api::routes().merge(snapshots::routes())
+}
 
 /// The template of the host's toolchains, with an empty home.
 const BASE: &str = "base";
@@ -192,8 +196,10 @@ impl Templates {
 
     /// A template from what a sandbox has in its home now; its processes stand still meanwhile.
     pub async fn snapshot(&self, live: &Live, name: Option<&str>) -> Result<Template, ApiError> {
-        let (template, build) = (self.new_id(), self.new_uuid());
+        let (new, build) = (self.new_id(), self.new_uuid());
         let name = name.map(api::checked_name).transpose()?;
+        // Nobody pauses, resumes or ends it meanwhile.
+        let _turn = live.lasting.turn.lock().await;
         let _own = self.images.lock_alone(&build).await.map_err(broken)?;
         let half = self.images.half(&build).map_err(broken)?;
         let frozen = |error: crate::isolation::Error| {
@@ -223,43 +229,40 @@ impl Templates {
         });
         published.await.unwrap_or_else(|lost| Err(io::Error::other(lost))).map_err(broken)?;
         let (cpu_count, memory_mb) = (live.template.cpu_count, live.template.memory_mb);
+        let source = Some(live.id.clone());
         let tag = Tag { build: build.clone(), assigned_at: now };
-        let record = Record {
-            name,
-            public: false,
-            created_at: now,
-            updated_at: now,
-            tags: [(DEFAULT_TAG.to_owned(), tag)].into(),
-            cpu_count,
-            memory_mb,
-        };
-        let about = BuildRecord {
-            template: template.clone(),
-            status: BuildStatus::Ready,
-            tags: vec![DEFAULT_TAG.to_owned()],
-            image: Some(build.clone()),
-            key: None,
-            cpu_count,
-            memory_mb,
-            created_at: now,
-            updated_at: now,
-            finished_at: Some(now),
-            reason: None,
-        };
-        let id = template.clone();
-        self.change(move |index| {
-            if let Some(name) = &record.name {
-                index
-                    .templates
-                    .values_mut()
-                    .filter(|other| other.name.as_ref() == Some(name))
-                    .for_each(|other| other.name = None);
-            }
-            index.templates.insert(id, record);
+        let template = self.change(move |index| {
+            let known = name.as_deref().and_then(|name| index.template(name)).map(|(id, _)| id.clone());
+            let template = known.unwrap_or(new);
+            let record = index.templates.entry(template.clone()).or_insert_with(|| Record {
+                name,
+                public: false,
+                source: None,
+                created_at: now,
+                updated_at: now,
+                tags: BTreeMap::new(),
+                cpu_count,
+                memory_mb,
+            });
+            (record.source, record.updated_at) = (source, now);
+            record.tags.insert(DEFAULT_TAG.to_owned(), tag);
+            let about = BuildRecord {
+                template: template.clone(),
+                status: BuildStatus::Ready,
+                tags: vec![DEFAULT_TAG.to_owned()],
+                image: Some(build.clone()),
+                key: None,
+                cpu_count,
+                memory_mb,
+                created_at: now,
+                updated_at: now,
+                finished_at: Some(now),
+                reason: None,
+            };
             index.builds.insert(build, about);
-        })
-        .await
-        .map_err(broken)?;
+            template
+        });
+        let template = template.await.map_err(broken)?;
         self.tidy(None);
         self.resolve(&template)
     }
@@ -269,9 +272,12 @@ impl Templates {
         let name = name.to_owned();
         let removed = self.change(move |index| {
             let id = index.template(&name).map(|(id, _)| id.clone())?;
-            index.remove(&id).then_some(id)
+            let own = index.builds.values().filter(|build| build.template == id);
+            let images: Vec<_> = own.filter_map(|build| build.image.clone()).collect();
+            index.remove(&id).then_some((id, images))
         });
-        let Some(id) = removed.await.map_err(broken)? else { return Ok(false) };
+        let Some((id, images)) = removed.await.map_err(broken)? else { return Ok(false) };
+        images.iter().for_each(|image| self.spares.forget(image));
         self.builds().values().filter(|build| build.template == id).for_each(|build| build.cancel.cancel());
         self.tidy(None);
         Ok(true)

@@ -370,10 +370,6 @@ async fn templates_outlive_their_server_and_half_ones_do_not() {
     let folder = bench.folder.clone();
     let directory = bench.close().await;
 
-    // A server of its own, which is killed while it builds.
-    let key = directory.path().join("key");
-    std::fs::write(&key, super::KEY).unwrap();
-    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let bench = Bench::over(directory, folder.clone(), |_| {}, nightcrew::base::env::Env::system()).await.unwrap();
     assert_eq!(text(sandbox(&bench, "kept").await.join("it")), "kept\n");
     assert_eq!(kept.status(&bench).await["status"], "ready");
@@ -399,5 +395,97 @@ async fn templates_outlive_their_server_and_half_ones_do_not() {
     assert_eq!(images(&bench).len(), 1);
     assert_eq!(asked.status(&bench).await["status"], "error");
     assert_eq!(text(sandbox(&bench, "kept").await.join("it")), "kept\n");
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_a_server_that_is_killed_while_it_builds_nothing_half_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let (key, said) = (directory.path().join("key"), directory.path().join("said"));
+    std::fs::write(&key, super::KEY).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let log = || std::fs::File::options().create(true).append(true).open(&said).unwrap();
+    let mut server = std::process::Command::new(env!("CARGO_BIN_EXE_nightcrew"))
+        .arg("--state")
+        .arg(directory.path().join("state"))
+        .args(["sandboxd", "--listen", "127.0.0.1:0", "--api-key-file"])
+        .arg(&key)
+        .stdin(std::process::Stdio::null())
+        .stdout(log())
+        .stderr(log())
+        .spawn()
+        .unwrap();
+    let url =
+        || text(&said).lines().find_map(|line| Some(line.strip_prefix("sandboxes at ")?.split(',').next()?.to_owned()));
+    until("the server answers", async || url().is_some()).await;
+    let url = url().unwrap();
+    let call = |method: &str, path: &str| Call::new(method, format!("{url}{path}")).header("x-api-key", super::KEY);
+    let asked = call("POST", "/v3/templates").json(&json!({"name": "t"})).send().await.json();
+    let path =
+        format!("templates/{}/builds/{}", asked["templateID"].as_str().unwrap(), asked["buildID"].as_str().unwrap());
+    let body = json!({"steps": [run("echo half > it"), run("sleep 1000")]});
+    assert_eq!(call("POST", &format!("/v2/{path}")).json(&body).send().await.status, 202);
+    let status = async || call("GET", &format!("/{path}/status")).send().await.json();
+    until("it works", async || messages(&status().await).iter().any(|line| line.contains("RUN sleep"))).await;
+    server.kill().unwrap();
+    server.wait().unwrap();
+
+    let folder = directory.path().join("state/work/sandboxes/sandboxd");
+    let left = |folder: &Path| std::fs::read_dir(folder.join("templates/images")).unwrap().count();
+    assert_eq!(left(&folder), 1, "the half one");
+    let bench = Bench::over(directory, folder.clone(), |_| {}, nightcrew::base::env::Env::system()).await.unwrap();
+    assert_eq!(left(&folder), 0);
+    let told = bench.call("GET", &format!("/{path}/status")).send().await.json();
+    assert_eq!(told["status"], "error", "{told}");
+    assert!(told["reason"]["message"].as_str().unwrap().contains("has ended"), "{told}");
+    let refused = bench.call("POST", "/v2/sandboxes").json(&json!({"templateID": "t"})).send().await;
+    assert_eq!(refused.status, 404);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_and_forks_have_the_files_of_their_moment() {
+    let bench = Bench::new().await;
+    let made = bench.create_with(json!({"metadata": {"run": "1"}})).await;
+    let home = bench.folder_of(&made.sandbox_id).unwrap().join("home");
+    std::fs::write(home.join("it"), "then").unwrap();
+    let post = async |path: &str, body: Value| {
+        bench.call("POST", &format!("/sandboxes/{}/{path}", made.sandbox_id)).json(&body).send().await
+    };
+    let named = post("snapshots", json!({"name": "moment"})).await;
+    assert_eq!((named.status, &named.json()["snapshotID"]), (201, &json!("moment:default")), "{named:?}");
+    let plain = post("snapshots", json!({})).await.json()["snapshotID"].as_str().unwrap().to_owned();
+    let forked = post("fork", json!({"count": 2, "timeout": 100})).await;
+    assert_eq!(forked.status, 201, "{forked:?}");
+    std::fs::write(home.join("it"), "now").unwrap();
+    for fork in forked.json().as_array().unwrap() {
+        let id = fork["sandbox"]["sandboxID"].as_str().unwrap();
+        assert_eq!(text(bench.folder_of(id).unwrap().join("home/it")), "then");
+        assert_eq!(bench.info(id).await.unwrap().metadata["run"], "1");
+    }
+    assert_eq!(text(sandbox(&bench, "moment").await.join("it")), "then");
+    assert_eq!(text(sandbox(&bench, &plain).await.join("it")), "then");
+    let listed = bench.call("GET", &format!("/snapshots?sandboxID={}", made.sandbox_id)).send().await.json();
+    assert_eq!(listed.as_array().unwrap().len(), 2, "{listed}");
+    assert_eq!(post("snapshots", json!({"name": "moment"})).await.status, 201);
+    assert_eq!(text(sandbox(&bench, "moment").await.join("it")), "now");
+    for (id, status) in [(&plain, 204), (&plain, 404)] {
+        assert_eq!(bench.call("DELETE", &format!("/templates/{id}")).send().await.status, status);
+    }
+    assert_eq!(post("fork", json!({"count": 0})).await.status, 400);
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_template_starts_runs_in_each_of_its_sandboxes() {
+    let bench = Bench::new().await;
+    let start = "echo once >> started; echo it is up; sleep 1000";
+    let body = json!({"steps": [], "startCmd": start, "readyCmd": "test -f started"});
+    let (_, ended) = build(&bench, "service", body).await;
+    assert_eq!(ended["status"], "ready", "{ended}");
+    assert!(messages(&ended).contains(&"ready".to_owned()), "{ended}");
+    let home = sandbox(&bench, "service").await;
+    until("it was started again", async || text(home.join("started")).lines().count() == 2).await;
     bench.close().await;
 }
