@@ -86,7 +86,8 @@ fn service(name: &str, node: &Node, keys: &[(&str, Key)], into: &mut Service, r:
                 }
             }
             Key::Files => {
-                let Some(mut files) = map.optional(key, &mut r.d).and_then(|node| node.map(&format!("`{key}`"), &mut r.d))
+                let Some(mut files) =
+                    map.optional(key, &mut r.d).and_then(|node| node.map(&format!("`{key}`"), &mut r.d))
                 else {
                     continue;
                 };

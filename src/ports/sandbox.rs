@@ -93,7 +93,10 @@ impl Phase {
 /// What happens, for whoever watches. A watcher that does not take it slows the command down.
 #[derive(Clone, Debug)]
 pub enum Progress {
-    Began { phase: Phase, command: String },
+    Began {
+        phase: Phase,
+        command: String,
+    },
     /// Of both outputs, as it came.
     Output(Vec<u8>),
     Ended(Box<CommandReceipt>),

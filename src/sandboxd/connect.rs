@@ -106,7 +106,7 @@ pub(super) fn keepalive(headers: &HeaderMap) -> Duration {
 }
 
 /// Refuses every user but the one that there is.
-fn user(headers: &HeaderMap) -> Result<(), RpcError> {
+pub(super) fn user(headers: &HeaderMap) -> Result<(), RpcError> {
     let Some(value) = headers.get(AUTHORIZATION) else { return Ok(()) };
     let named = value.to_str().ok().and_then(|value| base64::decoded(value.strip_prefix("Basic ")?.trim()));
     let Some(named) = named else {

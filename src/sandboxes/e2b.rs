@@ -399,8 +399,7 @@ impl Remote {
         let first = template::name(&hash, None);
         let taken = before.is_some() || link.cloud.template(&first).await.map_err(of_client)?.is_some();
         let name = if taken { template::name(&hash, Some(made_at)) } else { first };
-        let marker =
-            Marker { environment: hash, tree: base.clone(), repository: job.repository.clone(), made_at };
+        let marker = Marker { environment: hash, tree: base.clone(), repository: job.repository.clone(), made_at };
         let (files, tree, tracked, own) = (job.files.clone(), base.clone(), listing.clone(), self.site.own().await?);
         let archive = blocking(move || {
             let scratch = own.scratch().map_err(|error| error.to_string())?;

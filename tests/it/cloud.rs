@@ -167,7 +167,10 @@ async fn a_command_runs_in_a_sandbox_without_network_that_is_ended_after_it() {
     let answer = sandbox.run(&bench.job(open), &bench.on("true", true)).await.unwrap();
     assert_eq!(answer.receipt.network, "example.com");
     let asked = bench.cloud.calls("create")[1].json();
-    assert_eq!((&asked["allow_internet_access"], &asked["network"]), (&json!(false), &json!({"allowOut": ["example.com"]})));
+    assert_eq!(
+        (&asked["allow_internet_access"], &asked["network"]),
+        (&json!(false), &json!({"allowOut": ["example.com"]}))
+    );
     drop(sandbox);
     bench.close().await;
 }
@@ -293,7 +296,8 @@ async fn a_start_ends_what_dead_processes_left_and_nothing_else() {
         let client = reqwest::Client::new();
         let body = json!({"templateID": "base", "timeout": 300, "metadata": marks}).to_string();
         let url = format!("{}/v2/sandboxes", bench.cloud.url());
-        let sent = client.post(url).header("x-api-key", KEY).header("content-type", "application/json").body(body).send();
+        let sent =
+            client.post(url).header("x-api-key", KEY).header("content-type", "application/json").body(body).send();
         let made: Value = serde_json::from_slice(&sent.await.unwrap().bytes().await.unwrap()).unwrap();
         made["sandboxID"].as_str().unwrap().to_owned()
     };
@@ -355,7 +359,8 @@ async fn a_template_is_built_once_and_again_when_it_is_gone() {
     let name = format!("nightcrew-{}", &prepared.environment.to_string()[..32]);
     assert_eq!(receipt.template, name);
     let asked = bench.cloud.calls("start_build")[0].json();
-    let steps: Vec<&str> = asked["steps"].as_array().unwrap().iter().map(|step| step["type"].as_str().unwrap()).collect();
+    let steps: Vec<&str> =
+        asked["steps"].as_array().unwrap().iter().map(|step| step["type"].as_str().unwrap()).collect();
     assert_eq!((steps, &asked["fromTemplate"]), (vec!["COPY", "RUN", "RUN", "COPY", "RUN"], &json!("base")));
     let new = bench.cloud.calls("request_template")[0].json();
     assert_eq!((&new["name"], new["cpuCount"].is_u64()), (&json!(name), true));
@@ -375,8 +380,12 @@ async fn a_template_is_built_once_and_again_when_it_is_gone() {
     // A setup that fails, and a build that does for another reason: nothing of them stays.
     let known = bench.cloud.templates().len();
     bench.cloud.builder(move |_| {
-        let log =
-            [line(1, "nightcrew-begin:0"), line(2, "no such package"), line(3, "nightcrew-end:0:3"), line(3, "[builder] failed")];
+        let log = [
+            line(1, "nightcrew-begin:0"),
+            line(2, "no such package"),
+            line(3, "nightcrew-end:0:3"),
+            line(3, "[builder] failed"),
+        ];
         vec![json!({"status": "error", "logEntries": log, "reason": {"message": "exit status 3", "step": "3"}})]
     });
     let broken = Environment { rebuild_when: vec!["a".into()], ..environment.clone() };

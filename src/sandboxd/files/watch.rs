@@ -123,8 +123,9 @@ pub(super) async fn stream(
         Ok(begun) => begun,
         Err(error) => return connect::refused(&error),
     };
-    let (steps, told) = mpsc::channel(16);
+    let (steps, mut told) = mpsc::channel(16);
     drop(shared.scope.spawn(format!("watcher of {}", live.id), tell(watcher, steps)));
+    let told = futures_util::stream::poll_fn(move |context| told.poll_recv(context));
     connect::streamed(told, until, connect::keepalive(&headers), Step::message(&json!({ "keepalive": {} })))
 }
 

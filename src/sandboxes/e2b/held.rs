@@ -182,15 +182,7 @@ async fn making(link: Link, env: Env, scope: Scope, mut asked: NewSandbox) -> Re
     let (alive, rests) = (scope.token().child_token(), Arc::new(AtomicBool::new(false)));
     let kept = keep_alive(link.clone(), created.sandbox_id.clone(), rests.clone(), alive.clone());
     drop(scope.spawn("keeping a sandbox alive", kept));
-    Ok(Held {
-        id: created.sandbox_id,
-        envd,
-        link,
-        env,
-        scope,
-        rests,
-        _alive: alive.drop_guard(),
-    })
+    Ok(Held { id: created.sandbox_id, envd, link, env, scope, rests, _alive: alive.drop_guard() })
 }
 
 /// Ends every sandbox with these marks, as soon as the other side answers.
@@ -240,12 +232,7 @@ async fn keep_alive(link: Link, id: String, rests: Arc<AtomicBool>, ended: Cance
 }
 
 /// Ends the sandboxes of this instance whose process is dead.
-pub(super) async fn reap(
-    link: &Link,
-    env: &Env,
-    scope: &Scope,
-    own: &Own,
-) -> Result<usize, Error> {
+pub(super) async fn reap(link: &Link, env: &Env, scope: &Scope, own: &Own) -> Result<usize, Error> {
     let marks = BTreeMap::from([(MARK.to_owned(), own.instance.clone())]);
     let mut ended = 0;
     for sandbox in link.cloud.list(&marks, &[]).await? {

@@ -80,7 +80,8 @@ impl Log {
         {
             return self.open.take().map(|open| News::Ended(open.said(Some(exit))));
         }
-        let bare = open.prefixes.iter().filter_map(|prefix| line.strip_prefix(prefix.as_str())).min_by_key(|bare| bare.len());
+        let bare =
+            open.prefixes.iter().filter_map(|prefix| line.strip_prefix(prefix.as_str())).min_by_key(|bare| bare.len());
         let bare = bare.unwrap_or(line).to_owned();
         open.push(&bare);
         Some(News::Said(bare))

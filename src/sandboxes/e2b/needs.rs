@@ -19,11 +19,7 @@ pub(super) enum Host {
 }
 
 /// Refuses what cannot be had there, before anything is made. `images`: root file systems that the configuration names.
-pub(super) fn supported(
-    environment: &Environment,
-    host: Host,
-    report: Option<&Report>,
-) -> Result<(), SandboxError> {
+pub(super) fn supported(environment: &Environment, host: Host, report: Option<&Report>) -> Result<(), SandboxError> {
     let missing = |message: String, help: &str| Err(SandboxError::Missing { message, help: help.to_owned() });
     let file = &environment.file;
     let Some(report) = report else { return Ok(()) };

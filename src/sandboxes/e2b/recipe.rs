@@ -102,8 +102,17 @@ mod tests {
         let base = tree.to_string().repeat(40).parse().unwrap();
         let (provider, base_of, repository) = ("sandboxd", "base", "r");
         let listing = &listing;
-        Subject { environment, provider, base_of, repository, base: &base, listing, fixed_places: true, toolchains: &[] }
-            .hash()
+        Subject {
+            environment,
+            provider,
+            base_of,
+            repository,
+            base: &base,
+            listing,
+            fixed_places: true,
+            toolchains: &[],
+        }
+        .hash()
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub(super) async fn shell(
     let envs = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     let process = ProcessConfig { cmd: "/bin/sh".into(), args: words, envs, cwd: None };
     let begun = Instant::now();
-    let mut running = envd.start(&StartProcess { process, stdin: Some(false), ..StartProcess::default() }, Some(wall)).await?;
+    let mut running =
+        envd.start(&StartProcess { process, stdin: Some(false), ..StartProcess::default() }, Some(wall)).await?;
     let (mut stdout, mut stderr) = (Capture::new(most), Capture::new(most));
     let mut end = None;
     let mut late = false;
@@ -77,7 +78,10 @@ pub(super) async fn own_script(envd: &Envd, script: &str) -> Result<Vec<u8>, Err
     let ended = shell(envd, own_words(script), &[("PATH", PATH)], OWN_WALL, MOST_OWN, &None).await?;
     if ended.exit != Some(0) {
         let why = ended.stopped.unwrap_or_else(|| ended.stderr.text().trim().to_owned());
-        return Err(Error::Rejected { status: 500, message: format!("the code could not be put into the sandbox: {why}") });
+        return Err(Error::Rejected {
+            status: 500,
+            message: format!("the code could not be put into the sandbox: {why}"),
+        });
     }
     if ended.stdout.left_out_bytes() > 0 {
         return Err(Error::TooLarge { cap: usize::try_from(MOST_OWN).unwrap_or(usize::MAX) });
@@ -95,7 +99,8 @@ pub(super) async fn tell(watcher: &Watcher, progress: impl FnOnce() -> Progress)
 /// Exit code, signal, limit.
 pub(super) fn how(end: Option<&ProcessEnd>) -> (Option<i32>, Option<i32>, Option<String>) {
     let Some(end) = end else { return (None, None, None) };
-    let limit = end.error.as_deref().and_then(|error| error.strip_prefix("limit: ")).map(|limit| limit.trim().to_owned());
+    let limit =
+        end.error.as_deref().and_then(|error| error.strip_prefix("limit: ")).map(|limit| limit.trim().to_owned());
     // The signal is told as Go writes it, `signal: killed`, and a dump of core behind it.
     let named = end.status.strip_prefix("signal: ").map(|name| name.trim_end_matches(" (core dumped)"));
     let signal = named.and_then(number_of);

@@ -277,7 +277,13 @@ mod tests {
             home
         }
         fn words(&self, words: &[String]) -> Output {
-            Command::new("/bin/sh").args(words).env_clear().env("HOME", self.0.path()).env("PATH", PATH).output().unwrap()
+            Command::new("/bin/sh")
+                .args(words)
+                .env_clear()
+                .env("HOME", self.0.path())
+                .env("PATH", PATH)
+                .output()
+                .unwrap()
         }
         fn run(&self, script: &str) -> String {
             let output = self.words(&own_words(script));
@@ -305,11 +311,18 @@ mod tests {
     fn the_code_becomes_that_of_the_tree_whatever_a_command_did_to_it() {
         let (mut trees, home) = (Trees::default(), Home::new());
         let odd = "odd 'name\"";
-        let one = trees.add('1', &[("a", "a1"), ("src/b", "b1"), ("src/deep/c", "x:c1"), ("old/d", "d1"), ("link", ">src/b"), (odd, "o")]);
-        let two = trees.add('2', &[("a", "a2"), ("src/b", "b1"), ("src/deep/c", "x:c1"), ("new/e", "e2"), ("link", ">a"), (odd, "o")]);
+        let one = trees.add(
+            '1',
+            &[("a", "a1"), ("src/b", "b1"), ("src/deep/c", "x:c1"), ("old/d", "d1"), ("link", ">src/b"), (odd, "o")],
+        );
+        let two = trees.add(
+            '2',
+            &[("a", "a2"), ("src/b", "b1"), ("src/deep/c", "x:c1"), ("new/e", "e2"), ("link", ">a"), (odd, "o")],
+        );
         let nothing = Listing::new();
         let before = home.bring(&trees, &Change::between(&nothing, &one.1, |_| false), &one);
-        let first = "./a 644 a1\n./link > src/b\n./odd 'name\" 644 o\n./old/d 644 d1\n./src/b 644 b1\n./src/deep/c 755 c1\n";
+        let first =
+            "./a 644 a1\n./link > src/b\n./odd 'name\" 644 o\n./old/d 644 d1\n./src/b 644 b1\n./src/deep/c 755 c1\n";
         assert_eq!(home.run(LOOKS), first);
         let before = seen(before.as_bytes());
         assert_eq!(before.len(), one.1.len(), "{before:?}");
@@ -356,7 +369,10 @@ mod tests {
         let looks = "./a 644 a1\n./d/e 644 e1\n./l > a\n./out 644 built\n./src/b 644 b1\n./src/c 755 c1\n";
         assert_eq!(home.run(LOOKS), looks);
         assert_eq!(home.run("cat ~/.nightcrew/marker"), "{\"it's\": 1}");
-        assert_eq!(home.run("cd; ls -Ad .n* w* .nightcrew/*"), ".nightcrew\n.nightcrew/marker\n.nightcrew/tracked\nwork\n");
+        assert_eq!(
+            home.run("cd; ls -Ad .n* w* .nightcrew/*"),
+            ".nightcrew\n.nightcrew/marker\n.nightcrew/tracked\nwork\n"
+        );
         // Build tools see what changed, and nothing else.
         let newer = home.run("cd \"$HOME/work\"; find . -type f -newer ../.nightcrew/tracked | LC_ALL=C sort");
         assert_eq!(newer, "./a\n./d/e\n./out\n./src/c\n");
@@ -386,12 +402,15 @@ mod tests {
             let output = ran("kill -9 $$", Vec::new());
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "kept: {kept}");
             let store = service("store", "sleep 0.2; echo up >$HOME/up; sleep 60", Some("test -s $HOME/up"));
-            let output = ran("cat $HOME/up; rm $HOME/up", vec![store, service("other", "echo $$ >$HOME/pid; sleep 60", None)]);
+            let output =
+                ran("cat $HOME/up; rm $HOME/up", vec![store, service("other", "echo $$ >$HOME/pid; sleep 60", None)]);
             assert_eq!(output.stdout, b"up\n", "{output:?}");
             let pid = std::fs::read_to_string(home.0.path().join("pid")).unwrap();
-            let alive = || Path::new("/proc").join(pid.trim()).join("cmdline").metadata().is_ok_and(|_| {
-                !std::fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default().is_empty()
-            });
+            let alive = || {
+                Path::new("/proc").join(pid.trim()).join("cmdline").metadata().is_ok_and(|_| {
+                    !std::fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default().is_empty()
+                })
+            };
             if kept {
                 // Killed is not yet gone.
                 for _ in 0..500 {
@@ -402,12 +421,19 @@ mod tests {
                 }
                 assert!(!alive());
             } else {
-                drop(Command::new("/bin/sh").args(["-c", &format!("kill {}; pkill -P {}", pid.trim(), pid.trim())]).status());
+                drop(
+                    Command::new("/bin/sh")
+                        .args(["-c", &format!("kill {}; pkill -P {}", pid.trim(), pid.trim())])
+                        .status(),
+                );
             }
             let output = ran("true", vec![service("store", "echo no disk; exit 1", Some("false"))]);
             assert_eq!(output.status.code(), Some(SERVICE_EXIT));
             assert!(String::from_utf8(output.stderr).unwrap().contains("no disk"));
-            assert_eq!(std::fs::read(home.0.path().join(own(FAILED).trim_start_matches("/home/user/"))).unwrap(), b"store\n");
+            assert_eq!(
+                std::fs::read(home.0.path().join(own(FAILED).trim_start_matches("/home/user/"))).unwrap(),
+                b"store\n"
+            );
         }
     }
 }

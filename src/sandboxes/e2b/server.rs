@@ -108,7 +108,8 @@ impl Starter {
         let key = format!("e2b_{:032x}{:032x}", self.env.ids.random(), self.env.ids.random());
         let mut order = self.order.clone();
         order["key"] = json!(key);
-        let (Some(mut stdin), Some(stdout), Some(stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        let (Some(mut stdin), Some(stdout), Some(stderr)) =
+            (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(failed("the sandbox server has no pipes".into()));
         };
@@ -142,7 +143,10 @@ impl Starter {
             }
             Err(_) => {
                 let last = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
-                return Err(failed(format!("the sandbox server did not start: {}", if last.is_empty() { &line } else { &last })));
+                return Err(failed(format!(
+                    "the sandbox server did not start: {}",
+                    if last.is_empty() { &line } else { &last }
+                )));
             }
         };
         tracing::debug!(pid, "the sandbox server is started");

@@ -58,7 +58,10 @@ pub(super) struct Site {
 #[derive(Debug)]
 enum How {
     Started(Box<Starter>),
-    There { endpoint: Box<Endpoint>, link: OnceCell<Link> },
+    There {
+        endpoint: Box<Endpoint>,
+        link: OnceCell<Link>,
+    },
     /// The configuration is not whole.
     Nowhere(String, String),
 }
@@ -112,7 +115,8 @@ impl Site {
             }
             (Some(url), None) => {
                 let message = "`services.sandboxd.url` is set, and there is no key for it".to_owned();
-                let help = "add `api_key: secret:NAME` to `services.sandboxd`: that server says at its start where its key is";
+                let help =
+                    "add `api_key: secret:NAME` to `services.sandboxd`: that server says at its start where its key is";
                 (Host::Elsewhere, How::Nowhere(message, help.to_owned()), elsewhere(&url))
             }
         };
@@ -128,9 +132,7 @@ impl Site {
                 Ok(Link { cloud, report, running: Some(running) })
             }
             How::There { endpoint, link } => link.get_or_try_init(|| self.reach(endpoint)).await.cloned(),
-            How::Nowhere(message, help) => {
-                Err(SandboxError::Missing { message: message.clone(), help: help.clone() })
-            }
+            How::Nowhere(message, help) => Err(SandboxError::Missing { message: message.clone(), help: help.clone() }),
         }
     }
 
@@ -148,7 +150,9 @@ impl Site {
             match held::reap(&of, &env, &scope, &own).await {
                 Ok(0) => {}
                 Ok(ended) => tracing::info!(ended, "sandboxes that an earlier process left are ended"),
-                Err(error) => tracing::warn!(%error, "sandboxes of an earlier process may be there until their time is over"),
+                Err(error) => {
+                    tracing::warn!(%error, "sandboxes of an earlier process may be there until their time is over")
+                }
             }
         }));
         Ok(link)

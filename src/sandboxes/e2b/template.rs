@@ -184,7 +184,11 @@ impl Build<'_> {
                 };
             }
             if begun.elapsed() > LONGEST {
-                return Err(failed(format!("the template {} was not built within {} h", self.name, LONGEST.as_secs() / 3600)));
+                return Err(failed(format!(
+                    "the template {} was not built within {} h",
+                    self.name,
+                    LONGEST.as_secs() / 3600
+                )));
             }
             if log_entries.is_empty() {
                 tokio::time::sleep(pause).await;
@@ -252,7 +256,8 @@ impl Build<'_> {
             return failed(format!("the template {} could not be built: {}", self.name, tail(message, SHOWN)));
         };
         let limit = message.rsplit_once("limit: ").map(|(_, limit)| limit);
-        let limit = limit.map(|limit| limit.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>());
+        let limit =
+            limit.map(|limit| limit.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>());
         let how = match (&limit, said.exit) {
             (Some(limit), _) => format!("was stopped by the limit `{limit}`"),
             (None, Some(code)) => format!("failed with exit code {code}"),

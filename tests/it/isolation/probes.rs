@@ -319,7 +319,8 @@ pub const IN_A_ROOM: &[Probe] = &[
         any(&[
             call("kill", unsafe { libc::kill(number, 0) }.into()),
             call("seize", unsafe { libc::ptrace(libc::PTRACE_SEIZE, number, 0, 0) }),
-            call("read", unsafe { libc::process_vm_readv(number, &raw const local, 1, &raw const remote, 1, 0) } as i64),
+            call("read", unsafe { libc::process_vm_readv(number, &raw const local, 1, &raw const remote, 1, 0) }
+                as i64),
             any(&["mem", "environ", "maps", "auxv", "syscall"].map(|file| some(&format!("/proc/{worker}/{file}")))),
             descriptors_of(&worker),
             call("limits", unsafe { libc::setpriority(libc::PRIO_PROCESS, number.cast_unsigned(), 19) }.into()),
@@ -345,9 +346,7 @@ pub const IN_A_ROOM: &[Probe] = &[
         });
         any(&looks.collect::<Vec<_>>())
     }),
-    probe("other_home", || {
-        any(&[read(&fact("SECRET")), open("list", std::fs::read_dir(fact("OTHER")).map(drop))])
-    }),
+    probe("other_home", || any(&[read(&fact("SECRET")), open("list", std::fs::read_dir(fact("OTHER")).map(drop))])),
     probe("other_temporary_files", || {
         any(&[read(&format!("/tmp/{}", fact("MARK"))), read(&format!("{}/{}", fact("OTHER_TMP"), fact("MARK")))])
     }),
