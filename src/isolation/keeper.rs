@@ -8,7 +8,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, Interest};
@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::cgroup::Group;
 use super::egress::Egress;
 use super::plan::Plan;
+use super::room::Usage;
 use super::tier::Tier;
 use super::wire::{self, End, Opening, Order, Stage, Stopped, Word};
-use super::{Error, Helper, TakenUser, helper};
+use super::{Error, Helper, TakenUser, helper, watch};
 
 /// How long the helper may take to end something before it is killed itself.
 pub(super) const GRACE: Duration = Duration::from_secs(8);
@@ -51,6 +52,8 @@ pub(super) struct Job {
 pub(super) struct Line {
     asks: mpsc::Sender<Ask>,
     egress: Option<Arc<Egress>>,
+    /// The helper's process, from which all others of the room come.
+    helper: Arc<OnceLock<i32>>,
     /// Closes the room.
     pub stop: CancellationToken,
     /// Nothing is left of it.
@@ -64,6 +67,18 @@ impl fmt::Debug for Line {
 }
 
 impl Line {
+    /// What the processes of the room use now. Blocking, as it reads all of `/proc`. `None`: the room is gone.
+    pub(super) fn usage(&self) -> Option<Usage> {
+        let living = watch::living(*self.helper.get()?).ok()?;
+        let usage = Usage {
+            processes: living.len(),
+            cpu: living.values().map(|stat| stat.cpu).sum(),
+            memory_bytes: watch::exact_memory_bytes(&living),
+        };
+        // Its number may be another's by now.
+        (!self.gone.is_cancelled()).then_some(usage)
+    }
+
     /// False: the room is gone.
     pub(super) async fn order(&self, order: Order) -> bool {
         self.asks.send(Ask::Order(order)).await.is_ok()
@@ -144,7 +159,7 @@ impl Keeper {
         let (asks, receiver) = mpsc::channel(16);
         let (ready, is_ready) = oneshot::channel();
         let (stop, gone) = (scope.child_token(), CancellationToken::new());
-        let line = Line { asks, egress: job.egress.clone(), stop, gone };
+        let line = Line { asks, egress: job.egress.clone(), helper: Arc::default(), stop, gone };
         let keeper = Self {
             job,
             asks: receiver,
@@ -233,6 +248,9 @@ impl Keeper {
         command.arg(helper::WORD).arg(if outer { "outer" } else { "init" }).env_clear().current_dir("/");
         command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let child = command.spawn()?;
+        if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            self.line.helper.get_or_init(|| pid);
+        }
         // Before the helper gets its plan it starts nothing, so nothing can be missing from the group.
         if let (Some(group), Some(pid)) = (&job.group, child.id()) {
             group.add(pid)?;

@@ -49,11 +49,12 @@ pub use files::{
 };
 pub use helper::run_if_asked;
 pub use output::{Capture, Captured};
-pub use room::{Process, Room, RoomSpec, Root, Size, Started};
+pub use room::{Process, Room, RoomSpec, Root, Size, Started, Usage};
 pub use run::{Chunk, Finished, Handle, Running};
 pub use spec::{Command, Limits, ReadOnly, Spec, Stdin, Writable};
 pub use tier::{Check, Gap, Machine, Tier, Unavailable};
 pub use toolchains::{Search, Toolchain};
+pub use watch::folder_bytes;
 pub use wire::{Stage, Stopped};
 
 use crate::base::scope::Scope;

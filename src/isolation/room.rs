@@ -96,6 +96,16 @@ impl Process {
     }
 }
 
+/// What the processes of a room use together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub processes: usize,
+    /// Since the room was made, without what processes have used that ended and were waited for by nobody.
+    pub cpu: Duration,
+    /// Shared pages count once.
+    pub memory_bytes: u64,
+}
+
 /// A process that was started.
 #[derive(Debug)]
 pub struct Started {
@@ -211,6 +221,17 @@ impl Room {
     pub async fn freeze(&self, frozen: bool) -> Result<(), Error> {
         let done = self.stands.line.freeze(frozen).await;
         if done { Ok(()) } else { Err(Error::Lost { what: "it is closed".into() }) }
+    }
+
+    /// What its processes use now, with those that stand around them. Blocking for some milliseconds. `None`: it is gone.
+    pub fn usage(&self) -> Option<Usage> {
+        self.stands.line.usage()
+    }
+
+    /// Resolves when nothing is left of it, whether it was closed or came to its end in another way. Does not keep it.
+    pub fn gone(&self) -> impl Future<Output = ()> + Send + 'static {
+        let gone = self.stands.line.gone.clone();
+        async move { gone.cancelled().await }
     }
 
     /// Ends every process and waits until they are gone.

@@ -212,6 +212,11 @@ pub(super) fn deleted_disk_use<'a>(living: impl Iterator<Item = &'a i32>, roots:
     used
 }
 
+/// The size in bytes of what lies below a directory, for people: what cannot be read is left out.
+pub fn folder_bytes(folder: &Path) -> u64 {
+    disk_use(&[folder.to_owned()], &[], u64::MAX).bytes
+}
+
 /// Adds up what lies below `roots`, but not below `aside`, without following links; stops as soon as it is above `enough`, or after
 /// two seconds.
 pub(super) fn disk_use(roots: &[PathBuf], aside: &[PathBuf], enough: u64) -> DiskUse {
