@@ -226,6 +226,7 @@ impl Sandboxes {
             return Err(stopping());
         }
         self.inner.moved.notify_one();
+        self.watch(&live);
         live.note(Level::Info, "the sandbox was made", &[("template", live.template.id.clone())]);
         tracing::info!(sandbox = id, template = live.template.id, seconds, "a sandbox begins");
         Ok(live)
@@ -330,6 +331,20 @@ impl Sandboxes {
         ended
     }
 
+    /// Ends a sandbox whose room comes to its end by itself: somebody has killed its first process.
+    fn watch(&self, live: &Arc<Live>) {
+        let (all, gone, watched) = (self.clone(), live.room.gone(), Arc::downgrade(live));
+        drop(self.inner.scope.spawn(format!("watch {}", live.id), async move {
+            gone.await;
+            let Some(watched) = watched.upgrade() else { return };
+            let mut slots = all.inner.lock();
+            let here = matches!(slots.get(&watched.id), Some(Slot::Here(live)) if Arc::ptr_eq(live, &watched));
+            if here && !watched.vital().asleep {
+                drop(all.begin_end(&mut slots, watched, "its first process was killed"));
+            }
+        }));
+    }
+
     /// Ends or pauses those whose time has come, and tells when the next one's will.
     fn end_due(&self) -> Instant {
         let now = Instant::now();
@@ -406,15 +421,16 @@ impl Sandboxes {
         if live.vital().state == State::Paused {
             return Err(ApiError::conflict(format!("sandbox \"{id}\" is already paused")));
         }
-        match memory {
-            true => live.room.freeze(true).await.map_err(|error| ApiError::internal(format!("pausing: {error}")))?,
-            false => {
-                live.processes.close();
-                live.room.clone().close().await;
-            }
+        if memory {
+            live.room.freeze(true).await.map_err(|error| ApiError::internal(format!("pausing: {error}")))?;
+        } else {
+            // Said first: the end of the room is not the end of the sandbox.
+            live.fall_asleep();
+            live.processes.close();
+            live.room.clone().close().await;
         }
         let mut vital = live.vital();
-        (vital.state, vital.asleep) = (State::Paused, !memory);
+        vital.state = State::Paused;
         vital.ends = Instant::now() + MOST_PAUSED;
         vital.ends_at = self.inner.env.now();
         drop(vital);
@@ -460,9 +476,10 @@ impl Sandboxes {
             return Ok((live, false));
         }
         let live = if cold || asleep {
-            // Nothing to wait for if it sleeps already.
+            live.fall_asleep();
+            live.processes.close();
+            // Nothing to wait for if it slept already.
             live.room.clone().close().await;
-            live.vital().asleep = true;
             self.rebuild(shared, &live).await?
         } else {
             let thawed = live.room.freeze(false).await;
@@ -500,6 +517,11 @@ impl Sandboxes {
             processes: Processes::default(),
             files: Files::default(),
         });
+        {
+            // The new one is awake from the beginning.
+            let mut vital = anew.vital();
+            (vital.state, vital.asleep) = (State::Running, false);
+        }
         let there = {
             let mut all = self.inner.lock();
             let there = matches!(all.get(&live.id), Some(Slot::Here(_)));
@@ -513,6 +535,7 @@ impl Sandboxes {
             anew.room.clone().close().await;
             return Err(ApiError::no_sandbox(&live.id));
         }
+        self.watch(&anew);
         Ok(anew)
     }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use axum::http::StatusCode;
@@ -53,6 +54,8 @@ pub(super) struct Live {
 pub(super) struct Lasting {
     vital: Mutex<Vital>,
     log: Log,
+    /// Processor time of an earlier look.
+    looked: Mutex<(Instant, Duration)>,
     /// Held by whatever changes the state: pausing, resuming and ending wait for one another.
     pub turn: tokio::sync::Mutex<()>,
 }
@@ -72,7 +75,8 @@ pub(super) struct Vital {
 impl Lasting {
     pub fn new(env: &Env, vital: Vital) -> Arc<Self> {
         let log = Log { env: env.clone(), lines: Mutex::default() };
-        Arc::new(Self { vital: Mutex::new(vital), log, turn: tokio::sync::Mutex::default() })
+        let looked = Mutex::new((Instant::now(), Duration::ZERO));
+        Arc::new(Self { vital: Mutex::new(vital), log, looked, turn: tokio::sync::Mutex::default() })
     }
 }
 
@@ -81,11 +85,29 @@ impl Live {
         self.lasting.vital.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// It is paused, and its processes are about to end.
+    pub fn fall_asleep(&self) {
+        let mut vital = self.vital();
+        (vital.state, vital.asleep) = (State::Paused, true);
+    }
+
     /// Variables of all its processes: the template's, then those it was made with.
     pub fn environment(&self) -> BTreeMap<String, String> {
         let mut all = self.variables.clone();
         all.extend(self.asked.env_vars.clone());
         all
+    }
+
+    /// How many processors it has kept busy since the last look, which is at least a second ago, or since it was made.
+    pub fn busy(&self, cpu: Duration) -> f64 {
+        let mut looked = self.lasting.looked.lock().unwrap_or_else(PoisonError::into_inner);
+        let (since, before) = *looked;
+        let passed = since.elapsed();
+        if passed >= Duration::from_secs(1) {
+            *looked = (Instant::now(), cpu);
+        }
+        // A room that was made anew has begun at nothing.
+        cpu.saturating_sub(before).as_secs_f64() / passed.as_secs_f64().max(0.001)
     }
 
     /// Adds a line to what `GET /v2/sandboxes/{id}/logs` tells: something that the server did with it, or that happened to it.

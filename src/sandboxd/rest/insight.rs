@@ -10,13 +10,15 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::clients::e2b::wire;
-use crate::isolation::Tier;
+use crate::isolation::{Tier, folder_bytes};
 
 use super::Shared;
 use crate::sandboxd::error::ApiError;
-use crate::sandboxd::live::{Level, Line, gone, named};
+use crate::sandboxd::live::{Level, Line, Live, gone, named};
 use crate::sandboxd::wire_in::Query;
 
+/// Sandboxes whose metrics are asked for at once.
+const MOST_MEASURED: usize = 100;
 /// Lines of a log at once.
 const MOST_LINES: usize = 1000;
 
@@ -148,4 +150,72 @@ pub async fn old_logs(
     let plain: Vec<_> =
         entries.iter().map(|entry| json!({"timestamp": entry.timestamp, "line": entry.message})).collect();
     Ok(Json(json!({"logs": plain, "logEntries": entries})))
+}
+
+/// What a sandbox uses at a moment.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Metric {
+    timestamp: String,
+    timestamp_unix: i64,
+    cpu_count: u32,
+    /// Of all processors together, since the last look.
+    cpu_used_pct: f64,
+    mem_used: u64,
+    mem_total: u64,
+    /// The kernel's cache belongs to no sandbox here.
+    mem_cache: u64,
+    disk_used: u64,
+    disk_total: u64,
+}
+
+async fn measure(shared: &Shared, live: &Arc<Live>) -> Result<Metric, ApiError> {
+    let looked = live.clone();
+    // It reads all of /proc and walks the home.
+    let measured =
+        tokio::task::spawn_blocking(move || (looked.room.usage().unwrap_or_default(), folder_bytes(&looked.folder)));
+    let (usage, disk_used) = measured.await.map_err(|error| ApiError::internal(error.to_string()))?;
+    let (now, cpu_count) = (shared.env.now(), processors());
+    Ok(Metric {
+        timestamp: now.to_string(),
+        timestamp_unix: now.as_second(),
+        cpu_count,
+        cpu_used_pct: (live.busy(usage.cpu) * 10_000.0 / f64::from(cpu_count)).round() / 100.0,
+        mem_used: usage.memory_bytes,
+        mem_total: live.spec.limits.memory_bytes,
+        mem_cache: 0,
+        disk_used,
+        disk_total: live.spec.limits.disk_bytes,
+    })
+}
+
+/// `GET /sandboxes/{id}/metrics`: what it uses now, if now is in the interval that is asked about. Nothing is kept of earlier moments.
+pub async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    Path(id): Path<String>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Vec<Metric>>, ApiError> {
+    let live = shared.sandboxes.get(&id).ok_or_else(|| ApiError::no_sandbox(&id))?;
+    let query = Query::new(query.as_deref());
+    let (start, end): (Option<i64>, Option<i64>) = (query.number("start")?, query.number("end")?);
+    let now = shared.env.now().as_second();
+    let asked = start.is_none_or(|start| start <= now) && end.is_none_or(|end| now <= end);
+    Ok(Json(if asked { vec![measure(&shared, &live).await?] } else { Vec::new() }))
+}
+
+/// `GET /sandboxes/metrics?sandbox_ids=a,b`.
+pub async fn metrics_of_many(
+    State(shared): State<Arc<Shared>>,
+    RawQuery(query): RawQuery,
+) -> Result<Json<Value>, ApiError> {
+    let query = Query::new(query.as_deref());
+    let ids = query.list("sandbox_ids");
+    if ids.is_empty() || ids.len() > MOST_MEASURED {
+        return Err(ApiError::refused(format!("sandbox_ids: from 1 to {MOST_MEASURED} of them")));
+    }
+    let mut all = BTreeMap::new();
+    for live in ids.into_iter().filter_map(|id| shared.sandboxes.get(id)) {
+        all.insert(live.id.clone(), measure(&shared, &live).await?);
+    }
+    Ok(Json(json!({"sandboxes": all})))
 }

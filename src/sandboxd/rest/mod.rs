@@ -39,6 +39,8 @@ pub(super) fn routes(shared: &Arc<Shared>) -> Router<Arc<Shared>> {
         .route("/sandboxes/{id}/timeout", post(state::timeout))
         .route("/sandboxes/{id}/refreshes", post(state::refresh))
         .route("/sandboxes/{id}/network", put(state::network))
+        .route("/sandboxes/metrics", get(insight::metrics_of_many))
+        .route("/sandboxes/{id}/metrics", get(insight::metrics))
         .route("/v2/sandboxes/{id}/logs", get(insight::logs))
         .route("/sandboxes/{id}/logs", get(insight::old_logs))
         .route("/nightcrew/report", get(insight::report))

@@ -288,3 +288,31 @@ async fn two_servers_share_a_folder_and_the_next_one_tidies_up() {
     assert!(bench.folder_of(&made.sandbox_id).is_some());
     bench.close().await;
 }
+#[tokio::test]
+async fn a_client_that_goes_away_while_it_is_made_leaves_nothing() {
+    let bench = Bench::new().await;
+    let address = bench.url.trim_start_matches("http://");
+    let body = r#"{"templateID": "base", "timeout": 86400}"#;
+    let send = |more: &str| {
+        let mut stream = std::net::TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "POST /v2/sandboxes HTTP/1.1\r\nHost: x\r\nX-API-Key: {KEY}\r\n{more}Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .unwrap();
+    };
+    // This thread is the server's as well: it reads the request and its end only when all are sent.
+    for _ in 0..8 {
+        send("");
+    }
+    // One of those that come again stays, for who comes again.
+    send("Idempotency-Key: once\r\n");
+    let listed = async || bench.call("GET", "/v2/sandboxes").send().await.json().as_array().unwrap().len();
+    let again = bench.call("POST", "/v2/sandboxes").header("idempotency-key", "once").body(body).send().await;
+    assert_eq!(again.status, 201, "{again:?}");
+    until("the others end", async || listed().await == 1 && sandbox_folders(&bench.folder).len() == 1).await;
+    let listed = bench.call("GET", "/v2/sandboxes").send().await.json();
+    assert_eq!(listed[0]["sandboxID"], again.json()["sandboxID"]);
+    bench.close().await;
+}

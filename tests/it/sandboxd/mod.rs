@@ -5,11 +5,13 @@
 
 #![allow(dead_code)] // What the tests of each part of the server need; they come with their parts.
 
+mod attached;
 mod chaos;
 mod escape;
 mod lifecycle;
 mod process;
 mod list;
+mod states;
 mod templates;
 
 use std::collections::BTreeMap;
