@@ -19,16 +19,12 @@ const METADATA: &str = "user.e2b.";
 
 /// Looks at an entry, not through it. `said` is how the client calls it.
 pub(super) fn entry(path: &Path, said: String, map: &Map) -> io::Result<Entry> {
-    let found = std::fs::symlink_metadata(path)?;
-    let (mut kind, mut mode, mut target) = (kind(&found), found.mode() & 0o777, None);
-    if found.is_symlink() {
-        target = Some(match path.canonicalize() {
-            Ok(real) => map.said(&real),
-            Err(_) => std::fs::read_link(path)?.to_string_lossy().into_owned(),
-        });
-        if let Ok(behind) = std::fs::metadata(path) {
-            (kind, mode) = (self::kind(&behind), behind.mode() & 0o777);
-        }
+    let (found, target) = look(path, map)?;
+    let (mut kind, mut mode) = (kind(&found), found.mode() & 0o777);
+    if target.is_some()
+        && let Ok(behind) = std::fs::metadata(path)
+    {
+        (kind, mode) = (self::kind(&behind), behind.mode() & 0o777);
     }
     let name = path.file_name().map_or_else(|| "/".into(), |name| name.to_string_lossy().into_owned());
     let metadata = if found.is_file() || found.is_dir() { metadata(path) } else { BTreeMap::new() };
@@ -45,6 +41,26 @@ pub(super) fn entry(path: &Path, said: String, map: &Map) -> io::Result<Entry> {
         modified: modified(&found),
         metadata,
     })
+}
+
+/// An entry, and where it leads to if it is a link.
+fn look(path: &Path, map: &Map) -> io::Result<(Metadata, Option<String>)> {
+    // Somebody may make a link of it, or something else of the link, between two questions; not for ever, or it is as good as gone.
+    for _ in 0..20 {
+        let found = std::fs::symlink_metadata(path)?;
+        if !found.is_symlink() {
+            return Ok((found, None));
+        }
+        let target = match path.canonicalize() {
+            Ok(real) => Ok(map.said(&real)),
+            Err(_) => std::fs::read_link(path).map(|target| target.to_string_lossy().into_owned()),
+        };
+        match target {
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            target => return Ok((found, Some(target?))),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
 }
 
 pub(super) fn modified(found: &Metadata) -> Time {
