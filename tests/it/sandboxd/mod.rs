@@ -8,6 +8,7 @@
 mod attached;
 mod chaos;
 mod escape;
+mod files;
 mod lifecycle;
 mod process;
 mod list;
@@ -237,6 +238,11 @@ impl Call {
     /// The answer as it comes, for streams.
     pub async fn open(self) -> reqwest::Response {
         self.request.send().await.unwrap()
+    }
+
+    /// Sends what cannot be sent to its end.
+    pub async fn fails(self) {
+        self.request.send().await.unwrap_err();
     }
 
     pub async fn send(self) -> Answer {
