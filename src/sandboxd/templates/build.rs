@@ -153,6 +153,8 @@ pub(super) async fn run(shared: Arc<Shared>, build: Arc<Build>, work: Work) {
         let (build, image, reason) = (build.clone(), image.clone(), reason.clone());
         shared.templates.change(move |index| conclude(index, &build, image, key, reason, at)).await
     };
+    // Before anybody hears that it is ready: who hears it uses it.
+    drop((held.own, held.same));
     if let Some(turn) = held.turn {
         turn.retire();
     }

@@ -198,6 +198,7 @@ fn date(file: &File, found: &Metadata) -> io::Result<()> {
 }
 
 /// Opens what commands have left unreadable for its owner, which this process is: once with its mode as it is, then with more rights.
+/// A file gets its own back; a folder keeps them, since what is in it is opened later.
 fn readable<T>(path: &Path, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
     match open() {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
@@ -207,7 +208,12 @@ fn readable<T>(path: &Path, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
                 return Err(error);
             }
             rustix::fs::chmodat(rustix::fs::CWD, path, more, AtFlags::empty())?;
-            open()
+            let opened = open();
+            if found.is_file() {
+                let own = rustix::fs::Mode::from_raw_mode(found.mode() & 0o777);
+                rustix::fs::chmodat(rustix::fs::CWD, path, own, AtFlags::empty())?;
+            }
+            opened
         }
         other => other,
     }

@@ -281,7 +281,7 @@ impl Images {
             found.push((!useless, self.used_at(&id), made_at, id, bytes, folder));
         }
         // A `used` of none is less than any.
-        found.sort_by(|one, two| (two.0, two.1, two.2).cmp(&(one.0, one.1, one.2)));
+        found.sort_by_key(|one| std::cmp::Reverse((one.0, one.1, one.2)));
         let (mut kept, mut bytes_kept, mut removed) = (0, 0_u64, Vec::new());
         for (useful, used_at, made_at, id, bytes, folder) in found {
             let unused = Duration::try_from(now.duration_since(used_at.unwrap_or(made_at))).unwrap_or_default();

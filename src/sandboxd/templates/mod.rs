@@ -200,7 +200,7 @@ impl Templates {
         let name = name.map(api::checked_name).transpose()?;
         // Nobody pauses, resumes or ends it meanwhile.
         let _turn = live.lasting.turn.lock().await;
-        let _own = self.images.lock_alone(&build).await.map_err(broken)?;
+        let own = self.images.lock_alone(&build).await.map_err(broken)?;
         let half = self.images.half(&build).map_err(broken)?;
         let frozen = |error: crate::isolation::Error| {
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the sandbox cannot be stopped: {error}"))
@@ -263,6 +263,8 @@ impl Templates {
             template
         });
         let template = template.await.map_err(broken)?;
+        // From here on it is known, and can be used.
+        drop(own);
         self.tidy(None);
         self.resolve(&template)
     }
@@ -286,9 +288,14 @@ impl Templates {
     /// Ends all builds and waits until nothing of them runs.
     pub async fn close(&self) {
         self.stop.cancel();
-        while self.builds().values().any(|build| build.is_at_work()) {
+        // Bounded, so that one that is lost keeps nobody from ending.
+        for _ in 0..3000 {
+            if !self.builds().values().any(|build| build.is_at_work()) {
+                return;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
+        tracing::warn!("a template is still being built");
     }
 
     /// The image of the newest build of the same.
