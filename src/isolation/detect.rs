@@ -21,16 +21,25 @@ pub(super) fn bubblewrap() -> Option<PathBuf> {
     })
 }
 
-/// Tries every tier.
-pub(super) async fn check_all(isolation: &Isolation) -> Result<Vec<Check>, Error> {
-    let mut checks = Vec::new();
+/// Tries every tier. Answers also in which of them a sandbox has a user of its own on this machine.
+pub(super) async fn check_all(isolation: &Isolation) -> Result<(Vec<Check>, Vec<Tier>), Error> {
+    let (mut checks, mut own_user) = (Vec::new(), Vec::new());
     for tier in Tier::ALL {
-        checks.push(Check { tier, result: check(isolation, tier).await? });
+        if isolation.machine().root {
+            let result = check(isolation, tier, true).await?;
+            // The last tier has no other way.
+            if result.is_ok() || tier == Tier::Landlock {
+                own_user.push(tier);
+                checks.push(Check { tier, result });
+                continue;
+            }
+        }
+        checks.push(Check { tier, result: check(isolation, tier, false).await? });
     }
-    Ok(checks)
+    Ok((checks, own_user))
 }
 
-async fn check(isolation: &Isolation, tier: Tier) -> Result<Result<(), Unavailable>, Error> {
+async fn check(isolation: &Isolation, tier: Tier, own_user: bool) -> Result<Result<(), Unavailable>, Error> {
     let missing = |reason: &str, fix: &str| Ok(Err(Unavailable { reason: reason.into(), fix: fix.into() }));
     let machine = isolation.machine();
     if tier == Tier::Bubblewrap && isolation.bubblewrap().is_none() {
@@ -52,7 +61,8 @@ async fn check(isolation: &Isolation, tier: Tier) -> Result<Result<(), Unavailab
     let (work, canary) = (directory.join("work"), directory.join("canary"));
     std::fs::create_dir_all(&work).map_err(place)?;
     std::fs::write(&canary, "to be seen by nobody\n").map_err(place)?;
-    let answer = isolation.start_in(tier, probe(&work, &canary)).await;
+    let user = if own_user { isolation.shared.users.take() } else { None };
+    let answer = isolation.start_in(tier, probe(&work, &canary), user).await;
     let answer = match answer {
         Ok(running) => running.wait().await,
         Err(error) => Err(error),

@@ -4,18 +4,21 @@
 //! process inside, or in the last tier the supervisor. It is a process of its own because a daemon with threads cannot
 //! safely run code between `fork` and `exec`. It has one thread and reads nothing from the environment.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
 use rustix::thread::CapabilitySet;
 
+use super::other_user::hand_over;
 use super::plan::{BUILD, Plan, UID, bubblewrap_arguments};
 use super::tier::Tier;
 use super::wire::{Stage, Word, line, receive_plan};
-use super::{init, sys};
+use super::{init, other_user, sys};
 
 /// The hidden first argument by which the binary knows that it is the helper.
 pub(super) const WORD: &str = "__confine";
@@ -98,13 +101,23 @@ pub(super) fn settle() -> Result<(), Failure> {
 fn outer(socket: &OwnedFd) -> Result<(), Failure> {
     settle()?;
     let (plan, _) = plan(socket)?;
+    let own = std::env::current_exe().map_err(|e| Failure::new(Stage::Bubblewrap, "the path of nightcrew", e))?;
+    hand_over(&plan)?;
+    let own = other_user::stage(&plan, own)?;
+    if let Some(user) = plan.user {
+        other_user::begin_as(user)?;
+    }
     let control = || socket.try_clone().map(Stdio::from).map_err(|e| Failure::new(Stage::Protocol, "the socket", e));
     match (plan.tier, &plan.bubblewrap) {
         (Tier::Bubblewrap, Some(bubblewrap)) => {
-            let own =
-                std::env::current_exe().map_err(|e| Failure::new(Stage::Bubblewrap, "the path of nightcrew", e))?;
             let mut command = Command::new(bubblewrap);
-            command.args(bubblewrap_arguments(&plan, &own)).args([WORD, "init"]).env_clear().current_dir("/");
+            let libraries = if plan.foreign { libraries() } else { Ok(Vec::new()) };
+            let libraries = libraries.map_err(|e| Failure::new(Stage::Bubblewrap, "what nightcrew needs", e))?;
+            command
+                .args(bubblewrap_arguments(&plan, &own, &libraries))
+                .args([WORD, "init"])
+                .env_clear()
+                .current_dir("/");
             let error = command.stdin(control()?).exec();
             Err(Failure::new(Stage::Bubblewrap, &bubblewrap.display().to_string(), error))
         }
@@ -118,6 +131,28 @@ fn outer(socket: &OwnedFd) -> Result<(), Failure> {
         }
         _ => Err(Failure { stage: Stage::Protocol, message: "this tier has no outer part".into(), errno: None }),
     }
+}
+
+/// What this program is linked with, the loader among it, by the names that it is asked for by. Empty where it needs nothing.
+fn libraries() -> io::Result<Vec<(String, PathBuf)>> {
+    let maps = std::fs::read_to_string("/proc/self/maps")?;
+    let mapped = maps.lines().filter_map(|line| line.find('/').and_then(|at| line.get(at..)));
+    let paths: BTreeSet<&Path> = mapped.filter(|path| path.contains(".so")).map(Path::new).collect();
+    let mut found = Vec::new();
+    for path in paths {
+        let (Some(directory), Some(own)) = (path.parent(), path.file_name()) else { continue };
+        found.push((own.to_string_lossy().into_owned(), path.to_owned()));
+        // Older systems give the file its version and a link the name that programs know.
+        for entry in std::fs::read_dir(directory)? {
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_symlink())
+                && std::fs::read_link(entry.path()).is_ok_and(|to| to.as_os_str() == own)
+            {
+                found.push((entry.file_name().to_string_lossy().into_owned(), path.to_owned()));
+            }
+        }
+    }
+    Ok(found)
 }
 
 fn into_namespaces() -> Result<(), Failure> {

@@ -15,13 +15,13 @@ mod worker;
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::{DumpableBehavior, Pid, Signal, WaitOptions};
 
 use super::helper::{Failure, drop_capabilities, plan, settle, tell};
+use super::other_user::hand_over;
 use super::plan::Plan;
 use super::tier::Tier;
 use super::wire::Stage;
@@ -72,13 +72,8 @@ fn enclose(plan: &Plan) -> Result<(), Failure> {
     if let (Some(text), Some(home)) = (&plan.cargo, plan.environment.get("CARGO_HOME")) {
         configure_cargo(Path::new(home), text).map_err(|e| Failure::new(Stage::Egress, "cargo's configuration", e))?;
     }
-    if let Some(user) = plan.user {
-        let ownership = |error| Failure::new(Stage::Ownership, "handing over the work directory", error);
-        for root in &plan.disks {
-            hand_over(root, user).map_err(ownership)?;
-        }
-    }
-    Ok(())
+    // Where there are namespaces that was done before they were made.
+    if plan.tier == Tier::Landlock { hand_over(plan) } else { Ok(()) }
 }
 
 /// Cargo takes a mirror from a file alone. An earlier command may have left links in its home: none is followed, and no file replaced.
@@ -93,26 +88,6 @@ fn configure_cargo(home: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(error),
     }
-}
-
-/// Makes `user` the owner of everything below `root`. Files with several names stay as they are: another name may be in a
-/// repository that the command has no business with.
-fn hand_over(root: &Path, user: u32) -> io::Result<()> {
-    let mut open = vec![root.to_owned()];
-    while let Some(path) = open.pop() {
-        let found = std::fs::symlink_metadata(&path)?;
-        if found.is_dir() {
-            for entry in std::fs::read_dir(&path)? {
-                open.push(entry?.path());
-            }
-        } else if found.nlink() > 1 {
-            continue;
-        }
-        if found.uid() != user {
-            std::os::unix::fs::lchown(&path, Some(user), Some(user))?;
-        }
-    }
-    Ok(())
 }
 
 /// Kills every descendant of the supervisor, also those that are being born meanwhile, and waits until none is left.

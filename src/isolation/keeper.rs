@@ -22,8 +22,9 @@ use super::egress::Egress;
 use super::plan::Plan;
 use super::room::Usage;
 use super::tier::Tier;
+use super::users::TakenUser;
 use super::wire::{self, End, Opening, Order, Stage, Stopped, Word};
-use super::{Error, Helper, TakenUser, helper, watch};
+use super::{Error, Helper, helper, watch};
 
 /// How long the helper may take to end something before it is killed itself.
 pub(super) const GRACE: Duration = Duration::from_secs(8);

@@ -23,6 +23,7 @@ mod helper;
 mod init;
 mod keeper;
 mod mounts;
+mod other_user;
 mod output;
 mod plan;
 mod room;
@@ -33,14 +34,14 @@ mod sys;
 mod terminal;
 mod tier;
 mod toolchains;
+mod users;
 mod watch;
 mod wire;
 
-use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 pub use egress::{Reach, check as check_egress};
 pub use files::{
@@ -54,6 +55,7 @@ pub use run::{Chunk, Finished, Handle, Running};
 pub use spec::{Command, Limits, ReadOnly, Spec, Stdin, Writable};
 pub use tier::{Check, Gap, Machine, Tier, Unavailable};
 pub use toolchains::{Search, Toolchain};
+pub use users::TakenUser;
 pub use watch::folder_bytes;
 pub use wire::{Stage, Stopped};
 
@@ -141,6 +143,8 @@ pub struct Isolation {
     shared: Arc<Shared>,
     checks: Arc<Vec<Check>>,
     tier: Option<Tier>,
+    /// The tiers in which a sandbox is a user of its own on this machine.
+    own_user: Arc<Vec<Tier>>,
 }
 
 #[derive(Debug)]
@@ -154,12 +158,8 @@ struct Shared {
     state: PathBuf,
     scope: Scope,
     serial: AtomicU64,
-    /// The users of the last tier that are taken, where the daemon is root.
-    users: Mutex<BTreeSet<u32>>,
+    users: users::Users,
 }
-
-/// Users for the last tier when the daemon is root: in no range that a distribution or systemd hands out.
-const USERS: std::ops::Range<u32> = 60_800..61_100;
 
 impl Isolation {
     /// Looks at the machine and tries every tier. Takes some tens of milliseconds. Succeeds also when no tier works.
@@ -198,10 +198,12 @@ impl Isolation {
             state,
             scope,
             serial: AtomicU64::new(1),
-            users: Mutex::default(),
+            users: users::Users::default(),
         };
-        let mut isolation = Self { shared: Arc::new(shared), checks: Arc::default(), tier: None };
-        let checks = detect::check_all(&isolation).await?;
+        let (checks, own_user, tier) = Default::default();
+        let mut isolation = Self { shared: Arc::new(shared), checks, tier, own_user };
+        let (checks, own_user) = detect::check_all(&isolation).await?;
+        isolation.own_user = Arc::new(own_user);
         isolation.tier = checks.iter().find(|check| check.result.is_ok()).map(|check| check.tier);
         isolation.checks = Arc::new(checks);
         Ok(isolation)
@@ -218,13 +220,19 @@ impl Isolation {
     /// What the self-test found.
     pub fn report(&self) -> Report {
         let shared = &self.shared;
-        let of_its_own = (self.tier == Some(Tier::Landlock) && shared.machine.root).then_some(USERS.start);
+        let own = |tier: &Tier| shared.machine.root && self.own_user.contains(tier);
+        let of_its_own = self.tier.filter(own).map(|_| users::USERS.start);
+        let mut gaps = self.tier.map(|tier| tier.gaps(&shared.machine)).unwrap_or_default();
+        gaps.extend(self.tier.filter(|tier| shared.machine.root && !own(tier)).map(|_| Gap::RootOutside));
         Report {
             tier: self.tier,
             checks: self.checks.to_vec(),
             machine: shared.machine,
-            gaps: self.tier.map(|tier| tier.gaps(&shared.machine)).unwrap_or_default(),
-            toolchains: plan::usable(&shared.host.toolchains, of_its_own).into_iter().cloned().collect(),
+            gaps,
+            toolchains: self
+                .tier
+                .map(|tier| plan::usable(&shared.host.toolchains, tier, of_its_own).into_iter().cloned().collect())
+                .unwrap_or_default(),
             cgroup: shared.cgroup.as_ref().map(drop).map_err(Clone::clone),
         }
     }
@@ -243,17 +251,17 @@ impl Isolation {
     ///
     /// Errors: `NoTier`, `Spec`, `Egress`, `Work`, `ReadOnly`, `State`; what fails later comes out of [`Running::wait`].
     pub async fn start(&self, spec: Spec) -> Result<Running, Error> {
-        self.start_in(self.tier.ok_or(Error::NoTier)?, spec).await
+        self.start_in(self.tier.ok_or(Error::NoTier)?, spec, self.take_user()).await
     }
 
-    async fn start_in(&self, tier: Tier, spec: Spec) -> Result<Running, Error> {
+    async fn start_in(&self, tier: Tier, spec: Spec, user: Option<TakenUser>) -> Result<Running, Error> {
         spec.check()?;
         let ground = plan::Ground::of_one(&spec);
         let work = |source| Error::Work { path: spec.work.clone(), source };
         if !tokio::fs::canonicalize(&spec.work).await.map_err(work)?.join(&spec.directory).is_dir() {
             return Err(work(io::ErrorKind::NotADirectory.into()));
         }
-        let Made { name, line, directory, .. } = self.make(tier, ground).await?;
+        let Made { name, line, directory, .. } = self.make(tier, ground, user).await?;
         // The same path, without a slash at its end.
         let directory = directory.join(&spec.directory).components().collect();
         let program = wire::Program { words: spec.words(), environment: spec.environment, directory };
@@ -273,14 +281,17 @@ impl Isolation {
     }
 
     /// Makes a sandbox. It need not stand yet.
-    async fn make(&self, tier: Tier, mut ground: plan::Ground) -> Result<Made, Error> {
+    async fn make(&self, tier: Tier, mut ground: plan::Ground, user: Option<TakenUser>) -> Result<Made, Error> {
         let egress = self.egress(&ground.egress)?;
         for path in &mut ground.read_only {
             let failed = |source| Error::ReadOnly { path: path.host.clone(), source };
             path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
         }
         let shared = &self.shared;
-        let of_its_own = tier == Tier::Landlock && shared.machine.root;
+        if user.is_none() && shared.machine.root && self.own_user.contains(&tier) {
+            return Err(Error::Spec("too many sandboxes at the same time".into()));
+        }
+        let of_its_own = tier == Tier::Landlock && user.is_some();
         let why = "in this tier commands have a user of their own, which cannot enter a directory above it";
         let writable = ground.writable.iter_mut().map(|path| &mut path.host);
         for path in ground.work.iter_mut().chain(&mut ground.home).chain(writable) {
@@ -297,8 +308,7 @@ impl Isolation {
         }
         let name = format!("run-{}", shared.serial.fetch_add(1, Ordering::Relaxed));
         let directory = shared.state.join(&name);
-        let user = of_its_own.then(|| TakenUser::take(shared)).transpose()?;
-        let mut plan = plan::plan(&ground, tier, &shared.host, &directory, user.as_ref().map(|user| user.uid));
+        let mut plan = plan::plan(&ground, tier, &shared.host, &directory, user.as_ref().map(TakenUser::uid));
         plan.bubblewrap.clone_from(&shared.bubblewrap);
         let group = match &shared.cgroup {
             Ok(delegated) => Some(
@@ -313,6 +323,9 @@ impl Isolation {
         tokio::fs::create_dir(&directory).await.map_err(own_directory)?;
         if let Some(egress) = &egress {
             egress.shape(&mut plan, &ground.environment, &directory).map_err(own_directory)?;
+        }
+        if tier.own_file_system() && user.is_some() {
+            plan::stage(&mut plan);
         }
         let mut names = Vec::new();
         if !tier.own_file_system() {
@@ -359,25 +372,4 @@ struct Made {
     directory: PathBuf,
     /// What clients call otherwise than its processes do.
     names: Vec<(PathBuf, PathBuf)>,
-}
-
-/// A user that one sandbox of the last tier has for itself.
-struct TakenUser {
-    uid: u32,
-    of: Arc<Shared>,
-}
-
-impl TakenUser {
-    fn take(of: &Arc<Shared>) -> Result<Self, Error> {
-        let mut taken = of.users.lock().unwrap_or_else(PoisonError::into_inner);
-        let uid = USERS.into_iter().find(|uid| taken.insert(*uid));
-        let of = Arc::clone(of);
-        uid.map(|uid| Self { uid, of }).ok_or_else(|| Error::Spec("too many commands at the same time".into()))
-    }
-}
-
-impl Drop for TakenUser {
-    fn drop(&mut self) {
-        self.of.users.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.uid);
-    }
 }

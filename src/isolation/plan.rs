@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::room::RoomSpec;
+use super::room::{RoomSpec, Root};
 use super::spec::{Limits, ReadOnly, Spec, Writable};
 use super::tier::Tier;
 use super::toolchains::Toolchain;
@@ -67,6 +67,9 @@ pub(super) struct Ground {
     pub egress: Vec<String>,
     pub environment: BTreeMap<String, String>,
     pub limits: Limits,
+    pub root: Root,
+    /// The home belongs to the sandbox's user already.
+    pub owned: bool,
     /// It ends with its first process.
     pub once: bool,
 }
@@ -74,12 +77,15 @@ pub(super) struct Ground {
 impl Ground {
     pub(super) fn of_one(spec: &Spec) -> Self {
         let Spec { work, home, read_only, writable, egress, environment, limits, .. } = spec.clone();
-        Self { work: Some(work), home, read_only, writable, egress, environment, limits, once: true }
+        let work = Some(work);
+        let (root, owned, once) = (Root::Host, false, true);
+        Self { work, home, read_only, writable, egress, environment, limits, root, owned, once }
     }
 
     pub(super) fn of_many(spec: &RoomSpec) -> Self {
-        let RoomSpec { home, read_only, egress, environment, limits, .. } = spec.clone();
-        Self { work: None, home: Some(home), read_only, writable: Vec::new(), egress, environment, limits, once: false }
+        let RoomSpec { root, home, owned, read_only, egress, environment, limits, .. } = spec.clone();
+        let (work, home, writable, once) = (None, Some(home), Vec::new(), false);
+        Self { work, home, read_only, writable, egress, environment, limits, root, owned, once }
     }
 }
 
@@ -93,6 +99,8 @@ pub(super) struct Plan {
     pub read: Vec<PathBuf>,
     /// What Landlock lets processes write.
     pub write: Vec<PathBuf>,
+    /// The file system is not the host's: our own program finds nothing of what it needs in it.
+    pub foreign: bool,
     /// Variables of every process.
     pub environment: BTreeMap<String, String>,
     /// Where processes start that are not told where.
@@ -100,10 +108,14 @@ pub(super) struct Plan {
     pub limits: Limits,
     /// It ends with its first process.
     pub once: bool,
-    /// The user that processes become: in the last tier when the daemon is root.
+    /// The user that processes are on this machine, where the daemon is root. In tiers with a user namespace they see another number.
     pub user: Option<u32>,
-    /// Directories of the host that processes write to, as they name them: they count towards the limit on disk, and where processes
-    /// become a user they become that user's.
+    /// Directories of the host that become that user's.
+    pub handed_over: Vec<PathBuf>,
+    /// What that user could not reach, and where it is put; in a directory that is covered for it, and for nobody else.
+    pub staged: Vec<(PathBuf, PathBuf)>,
+    pub stage: Option<PathBuf>,
+    /// Directories of the host that processes write to, as they name them: they count towards the limit on disk.
     pub disks: Vec<PathBuf>,
     /// Temporary file systems: what lies in them is memory.
     pub memories: Vec<PathBuf>,
@@ -225,6 +237,7 @@ impl Host {
         for (name, content) in ETC {
             std::fs::write(etc.join(name), content)?;
         }
+        for_everybody(&etc)?;
         mounts.push(Mount::Read { host: etc.clone(), at: "/etc".into() });
         for name in LIVE_ETC {
             // A mount needs something to be mounted upon, and `/etc` is read-only inside.
@@ -245,6 +258,21 @@ impl Host {
             .collect();
         Ok(Self { toolchains, mounts, masks })
     }
+}
+
+/// Lets everybody read what is below `path`, whatever the daemon's mask says.
+fn for_everybody(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    let found = std::fs::symlink_metadata(path)?;
+    if found.is_dir() {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755))?;
+        for entry in std::fs::read_dir(path)? {
+            for_everybody(&entry?.path())?;
+        }
+    } else if found.is_file() {
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o644))?;
+    }
+    Ok(())
 }
 
 /// Copies what is public below `/etc`. A link to what is shown anyway stays one; of other links the content is taken.
@@ -275,9 +303,47 @@ fn copy(from: &Path, to: &Path, depth: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// The toolchains that `user` can get at: a user of its own cannot enter somebody's home, wherever Landlock would let it.
-pub(super) fn usable(toolchains: &[Toolchain], user: Option<u32>) -> Vec<&Toolchain> {
-    toolchains.iter().filter(|found| user.is_none() || found.paths.iter().all(|path| everybody_reaches(path))).collect()
+/// The toolchains that `user` can get at: in the last tier a user of its own cannot enter somebody's home, wherever Landlock would let it.
+pub(super) fn usable(toolchains: &[Toolchain], tier: Tier, user: Option<u32>) -> Vec<&Toolchain> {
+    let gets_at = |path: &PathBuf| everybody_reads(path) && (tier.own_file_system() || everybody_reaches(path));
+    toolchains.iter().filter(|found| user.is_none() || found.paths.iter().all(gets_at)).collect()
+}
+
+fn everybody_reads(path: &Path) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::metadata(path).is_ok_and(|found| {
+        let needed = if found.is_dir() { 0o005 } else { 0o004 };
+        found.permissions().mode() & needed == needed
+    })
+}
+
+/// Where things can be put that a user could not reach: of these the first that is there and leads to none of them.
+const STAGES: [&str; 5] = ["/mnt", "/media", "/srv", "/opt", "/tmp"];
+
+/// Has `plan` find what its user cannot reach where that is put. Nothing but directories in which everybody may search stands above it.
+pub(super) fn stage(plan: &mut Plan) {
+    let sources = |mounts: &[Mount]| -> Vec<PathBuf> {
+        let host = |mount: &Mount| match mount {
+            Mount::Read { host, .. } | Mount::Write { host, .. } => Some(host.clone()),
+            _ => None,
+        };
+        mounts.iter().filter_map(host).collect()
+    };
+    let all = sources(&plan.mounts);
+    let free = |stage: &&str| {
+        let found = std::fs::symlink_metadata(stage).is_ok_and(|found| found.is_dir());
+        found && everybody_reaches(&Path::new(stage).join("x")) && !all.iter().any(|path| path.starts_with(stage))
+    };
+    plan.stage = STAGES.iter().find(|stage| free(stage)).map(PathBuf::from);
+    let Some(stage) = &plan.stage else { return };
+    for mount in &mut plan.mounts {
+        if let Mount::Read { host, .. } | Mount::Write { host, .. } = mount
+            && !everybody_reaches(host)
+        {
+            let at = stage.join(plan.staged.len().to_string());
+            plan.staged.push((std::mem::replace(host, at.clone()), at));
+        }
+    }
 }
 
 /// Whether every directory above `path` can be entered by everybody.
@@ -290,7 +356,7 @@ pub(super) fn everybody_reaches(path: &Path) -> bool {
 /// The plan for `ground` under `tier`. `scratch` is a private directory, made for this sandbox, that the last tier writes to.
 pub(super) fn plan(ground: &Ground, tier: Tier, host: &Host, scratch: &Path, user: Option<u32>) -> Plan {
     let own = tier.own_file_system();
-    let toolchains = usable(&host.toolchains, user);
+    let toolchains = if ground.root == Root::Host { usable(&host.toolchains, tier, user) } else { Vec::new() };
     let toolchain_paths = || toolchains.iter().flat_map(|found| found.paths.iter().cloned());
 
     let mut environment = BTreeMap::new();
@@ -341,6 +407,10 @@ pub(super) fn plan(ground: &Ground, tier: Tier, host: &Host, scratch: &Path, use
     disks.extend((!own).then(|| scratch.to_owned()));
     disks.extend(ground.home.is_some().then(|| home.clone()));
     disks.extend(ground.writable.iter().map(|path| tier.shown_at(&path.host, &path.inside).to_owned()));
+    let mut handed_over: Vec<PathBuf> = ground.work.iter().cloned().collect();
+    handed_over.extend((!own).then(|| scratch.to_owned()));
+    handed_over.extend(ground.home.clone().filter(|_| !ground.owned));
+    handed_over.extend(ground.writable.iter().map(|path| path.host.clone()));
     let mut memories = Vec::new();
     if own {
         memories.extend(["/tmp", "/dev/shm"].map(PathBuf::from));
@@ -352,11 +422,15 @@ pub(super) fn plan(ground: &Ground, tier: Tier, host: &Host, scratch: &Path, use
         mounts,
         read,
         write,
+        foreign: ground.root != Root::Host,
         environment,
         directory: work.unwrap_or(home),
         limits: ground.limits.clone(),
         once: ground.once,
-        user: if own { None } else { user },
+        user,
+        handed_over,
+        staged: Vec::new(),
+        stage: None,
         disks,
         memories,
         counted: false,
@@ -364,6 +438,25 @@ pub(super) fn plan(ground: &Ground, tier: Tier, host: &Host, scratch: &Path, use
         egress: !ground.egress.is_empty(),
         cargo: None,
     }
+}
+
+/// What stands at the top of a root file system, but for what every sandbox has of its own.
+fn of_root(root: &Path) -> Vec<Mount> {
+    const OWN: [&str; 6] = ["proc", "dev", "sys", "tmp", "home", ".nightcrew"];
+    let entries = std::fs::read_dir(root).into_iter().flatten().flatten();
+    let mut found: Vec<Mount> = entries
+        .filter(|entry| !OWN.iter().any(|own| entry.file_name() == *own))
+        .filter_map(|entry| {
+            let (host, at) = (entry.path(), Path::new("/").join(entry.file_name()));
+            let kind = entry.file_type().ok()?;
+            if kind.is_symlink() {
+                return Some(Mount::Link { target: std::fs::read_link(&host).ok()?, at });
+            }
+            (kind.is_dir() || kind.is_file()).then_some(Mount::Read { host, at })
+        })
+        .collect();
+    found.sort_by_key(|mount| format!("{mount:?}"));
+    found
 }
 
 /// What lies in temporary file systems stays when its process is ended, so all of them together leave memory for further processes.
@@ -380,7 +473,10 @@ fn mounts(ground: &Ground, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) ->
         None => Mount::Tmpfs { at: HOME.into(), size_bytes },
         Some(home) => Mount::Write { host: home.clone(), at: HOME.into() },
     });
-    mounts.extend(host.mounts.iter().cloned());
+    match &ground.root {
+        Root::Host => mounts.extend(host.mounts.iter().cloned()),
+        Root::Directory(root) => mounts.extend(of_root(root)),
+    }
     mounts.extend(toolchains.into_iter().map(|path| Mount::Read { host: path.clone(), at: path }));
     for path in &ground.read_only {
         mounts.push(Mount::Read { host: path.host.clone(), at: path.inside.clone() });
@@ -399,8 +495,9 @@ fn mounts(ground: &Ground, tier: Tier, host: &Host, toolchains: Vec<PathBuf>) ->
     mounts
 }
 
-/// The arguments of `bwrap` for a plan, up to and without the command. `helper` is bound as `init`.
-pub(super) fn bubblewrap_arguments(plan: &Plan, helper: &Path) -> Vec<String> {
+/// The arguments of `bwrap` for a plan, up to and without the arguments of the helper. `helper` is bound as `init`; `libraries`, by name,
+/// are what it needs where the file system has none for it.
+pub(super) fn bubblewrap_arguments(plan: &Plan, helper: &Path, libraries: &[(String, PathBuf)]) -> Vec<String> {
     let mut arguments: Vec<String> = Vec::new();
     let text = |path: &Path| path.display().to_string();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
@@ -439,7 +536,14 @@ pub(super) fn bubblewrap_arguments(plan: &Plan, helper: &Path) -> Vec<String> {
             Mount::Freeze { .. } => {}
         }
     }
-    let init = text(&Path::new(OWN).join("init"));
-    add(&["--ro-bind", &text(helper), &init, "--remount-ro", "/", "--chdir", "/", "--", &init]);
+    let (init, own) = (text(&Path::new(OWN).join("init")), Path::new(OWN).join("lib"));
+    for (name, host) in libraries {
+        add(&["--ro-bind", &text(host), &text(&own.join(name))]);
+    }
+    add(&["--ro-bind", &text(helper), &init, "--remount-ro", "/", "--chdir", "/", "--"]);
+    if let Some((loader, _)) = libraries.iter().find(|(name, _)| name.starts_with("ld-") || name.starts_with("ld.")) {
+        add(&[&text(&own.join(loader)), "--library-path", &text(&own)]);
+    }
+    add(&[&init]);
     arguments
 }

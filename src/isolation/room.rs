@@ -18,6 +18,7 @@ use super::plan::{Ground, HOME};
 use super::run::{Launch, Running};
 use super::spec::{self, Command, Limits, ReadOnly, Stdin};
 use super::tier::Tier;
+use super::users::TakenUser;
 use super::wire::{self, Program};
 use super::{Error, Isolation, Made};
 
@@ -27,7 +28,7 @@ pub enum Root {
     /// The host's programs and toolchains, read-only.
     #[default]
     Host,
-    /// A root file system in a directory of the host, read-only.
+    /// A root file system in a directory of the host, read-only; not in the last tier. `proc dev sys tmp home` are every room's own.
     Directory(PathBuf),
 }
 
@@ -37,6 +38,10 @@ pub struct RoomSpec {
     pub root: Root,
     /// The host directory that is the home, writable, at [`Room::HOME`] where the tier has a file system of its own.
     pub home: PathBuf,
+    /// The user that the room has for itself, as [`Isolation::take_user`] gives it. `None`: one is taken where there are any.
+    pub user: Option<TakenUser>,
+    /// The home belongs to `user` already, with all that is in it. Else it is handed over.
+    pub owned: bool,
     pub read_only: Vec<ReadOnly>,
     /// Hosts or registries that processes may reach through the host's proxy. Empty: no network but their own loopback.
     pub egress: Vec<String>,
@@ -52,6 +57,8 @@ impl RoomSpec {
         Self {
             root: Root::Host,
             home: home.into(),
+            user: None,
+            owned: false,
             read_only: Vec::new(),
             egress: Vec::new(),
             environment: BTreeMap::new(),
@@ -242,17 +249,34 @@ impl Room {
 }
 
 impl Isolation {
+    /// A user for one room alone. `None` where rooms are the daemon's user: it is not root, or the machine does not let it (the report's
+    /// gaps say so), or too many are taken.
+    pub fn take_user(&self) -> Option<TakenUser> {
+        self.tier.filter(|tier| self.own_user.contains(tier)).and_then(|_| self.shared.users.take())
+    }
+
     /// Makes a room and waits until it stands.
     ///
     /// Errors: as of [`Isolation::start`], and `Setup`.
-    pub async fn open(&self, spec: RoomSpec) -> Result<Room, Error> {
+    pub async fn open(&self, mut spec: RoomSpec) -> Result<Room, Error> {
         let tier = self.tier.ok_or(Error::NoTier)?;
         spec::check_paths(&spec.read_only, &[])?;
         spec::check_words(&["a room".into()], &spec.environment)?;
-        if spec.root != Root::Host {
-            return Err(Error::Spec("a root file system of its own is not in this version".into()));
+        if let Root::Directory(root) = &mut spec.root {
+            if !tier.own_file_system() {
+                let why =
+                    "a root file system needs namespaces, which cannot be had on this machine (see `nightcrew doctor`)";
+                return Err(Error::Spec(why.into()));
+            }
+            let failed = |source| Error::ReadOnly { path: root.clone(), source };
+            let real = tokio::fs::canonicalize(&*root).await.map_err(failed)?;
+            if !real.is_dir() || real.parent().is_none() {
+                return Err(Error::ReadOnly { path: real, source: std::io::ErrorKind::NotADirectory.into() });
+            }
+            *root = real;
         }
-        let Made { name, line, ready, directory, names } = self.make(tier, Ground::of_many(&spec)).await?;
+        let user = spec.user.take().or_else(|| self.take_user());
+        let Made { name, line, ready, directory, names } = self.make(tier, Ground::of_many(&spec), user).await?;
         let closed_when_dropped = line.stop.clone().drop_guard();
         ready.await.map_err(|_| Error::Lost { what: "its task was ended".into() })??;
         let stands = Stands {

@@ -55,6 +55,12 @@ pub fn unshare_all() -> io::Result<()> {
     unsafe { rustix::thread::unshare_unsafe(all) }.map_err(Into::into)
 }
 
+/// Leaves the mounts of the host, with the privileges that this process has.
+pub fn unshare_mounts() -> io::Result<()> {
+    // SAFETY: as below: the helper has one thread, and FILES is not among the flags.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }.map_err(Into::into)
+}
+
 /// Makes the mount at `path`, with everything mounted below it, `nosuid` and `nodev`, and read-only unless `write`.
 ///
 /// `mount_setattr` (Linux 5.12) is the one call that does so for a whole tree and keeps the flags that are locked there already.

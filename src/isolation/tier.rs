@@ -83,16 +83,19 @@ pub enum Gap {
     NoLoopback,
     /// The limit on processes is shared with everything else that the daemon's user runs.
     SharedProcessLimit,
+    /// The daemon is root, and so are its sandboxes outside of their namespaces: who broke out would be root. Any tier.
+    RootOutside,
 }
 
 impl Gap {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::HostNames,
         Self::HostIdentity,
         Self::OwnedMetadata,
         Self::Signals,
         Self::NoLoopback,
         Self::SharedProcessLimit,
+        Self::RootOutside,
     ];
 
     fn open_on(self, machine: &Machine) -> bool {
@@ -101,6 +104,8 @@ impl Gap {
             // A user of its own owns nothing but the work directory.
             Self::OwnedMetadata | Self::SharedProcessLimit => !machine.root,
             Self::Signals => !machine.root && machine.landlock_abi < 6,
+            // The self-test finds out.
+            Self::RootOutside => false,
         }
     }
 
@@ -115,6 +120,9 @@ impl Gap {
             Self::Signals => "processes of the daemon's user can be sent signals",
             Self::NoLoopback => "no loopback network: tests that bind 127.0.0.1 fail",
             Self::SharedProcessLimit => "the limit on processes counts everything that the daemon's user runs",
+            Self::RootOutside => {
+                "a sandbox has no user of its own on this machine: the daemon is root, and who broke out would be as well"
+            }
         }
     }
 }

@@ -486,6 +486,7 @@ fn not_started(what: i32, errno: i32) -> Failure {
     let error = io::Error::from_raw_os_error(errno);
     match what {
         starter::NO_DIRECTORY => Failure::new(Stage::Directory, "the directory to start in", error),
+        starter::NO_PROCESS => Failure::new(Stage::Command, "no process is left for it", error),
         starter::NO_TERMINAL => Failure::new(Stage::Command, "its terminal", error),
         _ => Failure::new(Stage::Command, "the program", error),
     }

@@ -34,6 +34,7 @@ pub(super) const WITH_TERMINAL: u8 = 2;
 pub(super) const NO_PROGRAM: i32 = 1;
 pub(super) const NO_DIRECTORY: i32 = 2;
 pub(super) const NO_TERMINAL: i32 = 3;
+pub(super) const NO_PROCESS: i32 = 4;
 
 /// The first process's end of it.
 pub(super) struct Starter {
@@ -113,10 +114,16 @@ fn serve(
     }
     // Until the first process is gone.
     while let Ok((kind, descriptors)) = wire::receive(channel) {
-        // Without a new process the report ends without a word, which says it.
-        drop(sys::fork(true, move || become_program(kind, descriptors, environment)));
+        let Some(Ok(report)) = descriptors.first().map(OwnedFd::try_clone) else { return 1 };
+        if let Err(error) = sys::fork(true, move || become_program(kind, descriptors, confinement, environment)) {
+            drop(say(&mut File::from(report), &[0, NO_PROCESS, error.raw_os_error().unwrap_or(libc::EAGAIN)]));
+        }
     }
     0
+}
+
+fn say(report: &mut File, numbers: &[i32]) -> io::Result<()> {
+    report.write_all(&numbers.iter().flat_map(|number| number.to_ne_bytes()).collect::<Vec<_>>())
 }
 
 fn confine(confinement: &Confinement, held: bool) -> Result<Option<OwnedFd>, Stage> {
@@ -127,20 +134,24 @@ fn confine(confinement: &Confinement, held: bool) -> Result<Option<OwnedFd>, Sta
 
 /// The life of a process until its program begins. Its report: its number, and then what went wrong and why, if something does. Every
 /// descriptor closes when the program begins, but for the three that it gets.
-fn become_program(kind: u8, descriptors: Vec<OwnedFd>, environment: &BTreeMap<String, String>) -> i32 {
+fn become_program(
+    kind: u8,
+    descriptors: Vec<OwnedFd>,
+    confinement: &Confinement,
+    environment: &BTreeMap<String, String>,
+) -> i32 {
     let mut descriptors = descriptors.into_iter();
     let Some(mut report) = descriptors.next().map(File::from) else { return 1 };
     let own = rustix::process::getpid().as_raw_nonzero().get();
-    if report.write_all(&own.to_ne_bytes()).is_err() {
+    if say(&mut report, &[own]).is_err() {
         return 1;
     }
-    let (what, error) = match execute(kind, descriptors, environment) {
+    let confined = confinement.no_more_processes().map_err(|error| (NO_PROCESS, error));
+    let (what, error) = match confined.and_then(|()| execute(kind, descriptors, environment)) {
         Ok(never) => match never {},
         Err(failed) => failed,
     };
-    let errno = error.raw_os_error().unwrap_or(libc::EINVAL);
-    let said = [what.to_ne_bytes(), errno.to_ne_bytes()].concat();
-    drop(report.write_all(&said));
+    drop(say(&mut report, &[what, error.raw_os_error().unwrap_or(libc::EINVAL)]));
     1
 }
 
@@ -154,6 +165,8 @@ fn execute(
     let program: Program = wire::read_memory(words).map_err(|_| ()).map_err(odd)?;
     let [name, arguments @ ..] = &program.words[..] else { return Err(odd(())) };
     rustix::process::setsid().map_err(|error| (NO_TERMINAL, error.into()))?;
+    // Whatever it starts, whoever watches it gets a turn: where no cgroup counts processes, that is what a fork bomb is ended by.
+    rustix::process::nice(19).map_err(|error| (NO_PROGRAM, error.into()))?;
     // In the last tier the first process ends what is left; should it be ended itself, then at least these end with it.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(|error| (NO_PROGRAM, error.into()))?;
     let mut command = Command::new(name);

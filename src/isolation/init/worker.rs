@@ -12,7 +12,7 @@ use super::confine::Confinement;
 /// Its whole life. `descriptors`: its map in a memory file, where it reads, where it writes, and what it complains to.
 pub(super) fn run(confinement: &Confinement, descriptors: Vec<OwnedFd>) -> i32 {
     let Ok(null) = File::open("/dev/null") else { return 1 };
-    if rustix::process::setsid().is_err() || confinement.put_on().is_err() {
+    if rustix::process::setsid().is_err() || confinement.put_on().is_err() || confinement.no_more_processes().is_err() {
         return 1;
     }
     let kept: Vec<_> = descriptors.iter().map(AsFd::as_fd).chain([null.as_fd()]).collect();

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nightcrew::isolation::{
-    Chunk, Command, Error, Files, FilesError, Finished, Isolation, Process, ReadFrom, Room, RoomSpec, Running, Size,
-    Started, Stdin, Stopped,
+    Chunk, Command, Error, Files, FilesError, Finished, Gap, Isolation, Process, ReadFrom, Room, RoomSpec, Root,
+    Running, Size, Started, Stdin, Stopped,
 };
 
 use super::{Bench, probe_spec, probes, runs};
@@ -204,6 +204,7 @@ async fn a_limit_of_the_room_ends_all_and_the_room_stays() {
                 // What was started stays, up to the limit, and a shell can end it without another process.
                 run(&room, "kill -9 -1").await;
                 bystander.running.wait().await.unwrap();
+                until_true(&room, "true").await;
             }
             let finished = run(&room, "rm -f \"$HOME\"/f*; echo still here").await;
             assert_eq!(finished.stdout.text(), "still here\n", "{tier}: {limit:?}: {finished:?}");
@@ -507,6 +508,145 @@ async fn a_frozen_room_stands_still_and_goes_on() {
         sleeping.running.handle().kill();
         assert_eq!(sleeping.running.wait().await.unwrap().stopped, Some(Stopped::Caller), "{tier}");
         room.close().await;
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_has_a_user_of_its_own_where_the_daemon_is_root() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: not root");
+        return;
+    }
+    let bench = Bench::new().await;
+    for (tier, isolation) in bench.tiers() {
+        if isolation.report().gaps.contains(&Gap::RootOutside) {
+            println!("skipped: {tier} cannot give one here");
+            continue;
+        }
+        let user = isolation.take_user().unwrap();
+        let mut uids = std::collections::BTreeSet::new();
+        for name in ["one", "two"] {
+            // Where only root gets at it, for the tiers that have a way.
+            let above = bench.work(&format!("{name}-{tier}"));
+            let home = above.join("home");
+            std::fs::create_dir_all(home.join("below")).unwrap();
+            std::fs::write(home.join("below/file"), "theirs\n").unwrap();
+            std::fs::set_permissions(home.join("below/file"), PermissionsExt::from_mode(0o600)).unwrap();
+            if tier.own_file_system() {
+                std::fs::set_permissions(&above, PermissionsExt::from_mode(0o700)).unwrap();
+            }
+            let mut spec = RoomSpec::new(&home);
+            spec.user = (name == "one").then(|| user.clone());
+            let room = isolation.open(spec).await.unwrap();
+            let mark = format!("mark-{}-{tier}-user-{name}", std::process::id());
+            let mut started =
+                start(&room, &format!("cat below/file && echo x >made; sh -c 'sleep 1000; :' {mark}")).await;
+            assert_eq!(until(&mut started.running, "\n").await, "theirs\n", "{tier}");
+            let pid = number_of(&mark, "__confine");
+            let uid = std::fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+            assert!(uid >= 60_800, "{tier}: {uid}");
+            uids.insert(uid);
+            assert_eq!(std::fs::metadata(home.join("made")).unwrap().uid(), uid, "{tier}");
+            assert_eq!(uid == user.uid(), name == "one", "{tier}");
+            if tier.own_file_system() {
+                assert_eq!(run(&room, "id -u").await.stdout.text(), "1000\n", "{tier}");
+                // So is all of ours that is inside of the namespaces.
+                let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+                let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().to_owned();
+                assert_eq!(std::fs::metadata(format!("/proc/{parent}")).unwrap().uid(), uid, "{tier}");
+            }
+            room.close().await;
+        }
+        assert!(uids.contains(&user.uid()), "{tier}");
+    }
+    bench.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_stands_on_a_root_file_system_of_its_own() {
+    let bench = Bench::new().await;
+    // A shell and what it needs, links among them as a distribution has them.
+    let root = bench.work("root");
+    for name in ["usr/bin", "etc", "home/other", "opt", "tmp", "proc"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::os::unix::fs::symlink("usr/bin", root.join("bin")).unwrap();
+    std::fs::write(root.join("etc/release"), "another system\n").unwrap();
+    let sh = std::fs::canonicalize("/bin/sh").unwrap();
+    let cat = std::fs::canonicalize("/bin/cat").unwrap();
+    std::fs::copy(&sh, root.join("usr/bin/sh")).unwrap();
+    std::fs::copy(&cat, root.join("usr/bin/cat")).unwrap();
+    for program in [&sh, &cat] {
+        let needed = std::process::Command::new("ldd").arg(program).output().unwrap();
+        for library in String::from_utf8_lossy(&needed.stdout).split_whitespace().filter(|word| word.starts_with('/')) {
+            let to = root.join(library.trim_start_matches('/'));
+            std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+            std::fs::copy(library, to).unwrap();
+        }
+    }
+    for (tier, isolation) in bench.tiers() {
+        let mut spec = RoomSpec::new(home(&bench, &format!("home-{tier}")));
+        spec.root = Root::Directory(root.clone());
+        if !tier.own_file_system() {
+            let error = isolation.open(spec).await.unwrap_err();
+            assert!(matches!(&error, Error::Spec(why) if why.contains("needs namespaces")), "{tier}: {error}");
+            continue;
+        }
+        let room = isolation.open(spec).await.unwrap();
+        let line = "cat /etc/release; echo x >~/x && echo y >/tmp/y && cat /tmp/y ~/x; (echo z >/etc/z) 2>/dev/null || echo kept; \
+                    (echo z >/opt/z) 2>/dev/null || echo kept; test -e /usr/bin/env || test -e /home/other || echo alone; \
+                    test -c /dev/null && test -d /proc/1 && echo fine";
+        let finished = run(&room, line).await;
+        assert_eq!(finished.stdout.text(), "another system\ny\nx\nkept\nkept\nalone\nfine\n", "{tier}: {finished:?}");
+        let files = Files::new(room.clone(), bench.scope.clone());
+        assert!(files.stat("/etc/release").await.is_ok() && files.stat("/usr/bin/env").await.is_err(), "{tier}");
+        drop(files);
+        room.close().await;
+    }
+    bench.close().await;
+}
+
+/// Not a test of time: prints what a room costs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "prints durations; run it with --release and --nocapture"]
+async fn room_overhead() {
+    let bench = Bench::new().await;
+    let median = |mut all: Vec<Duration>| {
+        all.sort();
+        (all[all.len() / 2], all[0])
+    };
+    let echo = || Process::new(Command::Argv(vec!["/bin/echo".into(), "x".into()]));
+    for (tier, isolation) in bench.tiers() {
+        let home = home(&bench, &format!("time-{tier}"));
+        let (mut opened, mut first, mut closed, mut further) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..30 {
+            let begun = std::time::Instant::now();
+            let room = isolation.open(RoomSpec::new(&home)).await.unwrap();
+            opened.push(begun.elapsed());
+            let mut started = room.start(echo()).await.unwrap();
+            assert_eq!(started.running.next().await, Some(Chunk::Stdout(b"x\n".to_vec())));
+            first.push(begun.elapsed());
+            assert!(started.running.wait().await.unwrap().succeeded());
+            for _ in 0..5 {
+                let begun = std::time::Instant::now();
+                let mut started = room.start(echo()).await.unwrap();
+                assert_eq!(started.running.next().await, Some(Chunk::Stdout(b"x\n".to_vec())));
+                further.push(begun.elapsed());
+                assert!(started.running.wait().await.unwrap().succeeded());
+            }
+            let begun = std::time::Instant::now();
+            room.close().await;
+            closed.push(begun.elapsed());
+        }
+        println!(
+            "{tier} (median, least): open {:?}, to the first output {:?}, a further process {:?}, close {:?}",
+            median(opened),
+            median(first),
+            median(further),
+            median(closed)
+        );
     }
     bench.close().await;
 }
