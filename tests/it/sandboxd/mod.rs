@@ -13,6 +13,7 @@ mod lifecycle;
 mod process;
 mod list;
 mod states;
+mod streams;
 mod templates;
 
 use std::collections::BTreeMap;
