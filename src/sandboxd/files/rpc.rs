@@ -4,17 +4,16 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::Router;
-use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::routing::post;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::super::Shared;
+use super::super::connect::{self, Unary};
 use super::super::error::RpcError;
 use super::super::live::{Inside, Live};
-use super::super::{Shared, connect};
 use super::{Told, watch};
 
 type Answer = Result<Json<Value>, RpcError>;
@@ -47,12 +46,6 @@ struct Move {
     destination: String,
 }
 
-/// The message of a call, from a user that there is.
-pub(super) fn message<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, RpcError> {
-    connect::user(headers)?;
-    connect::message(body)
-}
-
 pub(super) fn path(live: &Live, said: &str) -> Result<String, RpcError> {
     live.path(said).map_err(|message| RpcError::new("invalid_argument", message))
 }
@@ -71,37 +64,62 @@ pub(super) async fn in_time<T>(
     }
 }
 
-async fn stat(State(shared): State<Arc<Shared>>, Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let asked: Path = message(&headers, &body)?;
+async fn stat(
+    State(shared): State<Arc<Shared>>,
+    Inside(live): Inside,
+    headers: HeaderMap,
+    Unary(body): Unary,
+) -> Answer {
+    let asked: Path = connect::message(&body)?;
     let path = path(&live, &asked.path)?;
     let found = in_time(&headers, async { Ok(live.files(&shared).stat(&path).await?) }).await?;
     Ok(Json(json!({ "entry": Told::from(found) })))
 }
 
-async fn list(State(shared): State<Arc<Shared>>, Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let asked: Path = message(&headers, &body)?;
+async fn list(
+    State(shared): State<Arc<Shared>>,
+    Inside(live): Inside,
+    headers: HeaderMap,
+    Unary(body): Unary,
+) -> Answer {
+    let asked: Path = connect::message(&body)?;
     let path = path(&live, &asked.path)?;
     let found = in_time(&headers, async { Ok(live.files(&shared).list(&path, asked.depth.max(1)).await?) }).await?;
     let entries: Vec<_> = found.into_iter().map(Told::from).collect();
     Ok(Json(json!({ "entries": entries })))
 }
 
-async fn make(State(shared): State<Arc<Shared>>, Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let asked: Path = message(&headers, &body)?;
+async fn make(
+    State(shared): State<Arc<Shared>>,
+    Inside(live): Inside,
+    headers: HeaderMap,
+    Unary(body): Unary,
+) -> Answer {
+    let asked: Path = connect::message(&body)?;
     let path = path(&live, &asked.path)?;
     let made = in_time(&headers, async { Ok(live.files(&shared).make(&path).await?) }).await?;
     Ok(Json(json!({ "entry": Told::from(made) })))
 }
 
-async fn rename(State(shared): State<Arc<Shared>>, Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let asked: Move = message(&headers, &body)?;
+async fn rename(
+    State(shared): State<Arc<Shared>>,
+    Inside(live): Inside,
+    headers: HeaderMap,
+    Unary(body): Unary,
+) -> Answer {
+    let asked: Move = connect::message(&body)?;
     let (from, to) = (path(&live, &asked.source)?, path(&live, &asked.destination)?);
     let moved = in_time(&headers, async { Ok(live.files(&shared).rename(&from, &to).await?) }).await?;
     Ok(Json(json!({ "entry": Told::from(moved) })))
 }
 
-async fn remove(State(shared): State<Arc<Shared>>, Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let asked: Path = message(&headers, &body)?;
+async fn remove(
+    State(shared): State<Arc<Shared>>,
+    Inside(live): Inside,
+    headers: HeaderMap,
+    Unary(body): Unary,
+) -> Answer {
+    let asked: Path = connect::message(&body)?;
     let path = path(&live, &asked.path)?;
     in_time(&headers, async { Ok(live.files(&shared).remove(&path).await?) }).await?;
     Ok(Json(json!({})))

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Response;
@@ -14,11 +14,11 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::super::Shared;
-use super::super::connect::{self, Frames, Step};
+use super::super::connect::{self, Frames, Step, Unary};
 use super::super::error::RpcError;
 use super::super::live::{Inside, Live};
 use super::Told;
-use super::rpc::{in_time, message, path};
+use super::rpc::{in_time, path};
 use crate::isolation::{Change, Event, Watcher};
 
 #[derive(Debug, Default, Deserialize)]
@@ -72,9 +72,9 @@ pub(super) async fn create(
     State(shared): State<Arc<Shared>>,
     Inside(live): Inside,
     headers: HeaderMap,
-    body: Bytes,
+    Unary(body): Unary,
 ) -> Answer {
-    let asked: Watch = message(&headers, &body)?;
+    let asked: Watch = connect::message(&body)?;
     let watcher = in_time(&headers, begin(&shared, &live, &asked)).await?;
     let id = format!("w{:020x}", shared.env.ids.random());
     let polled = Arc::new(Polled { watcher, lost: AtomicBool::new(false) });
@@ -86,8 +86,8 @@ fn unknown(id: &str) -> RpcError {
     RpcError::new("not_found", format!("watcher with id {id} not found"))
 }
 
-pub(super) async fn events(Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let Named { watcher_id: id } = message(&headers, &body)?;
+pub(super) async fn events(Inside(live): Inside, headers: HeaderMap, Unary(body): Unary) -> Answer {
+    let Named { watcher_id: id } = connect::message(&body)?;
     let polled = live.files.watchers.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned();
     let polled = polled.ok_or_else(|| unknown(&id))?;
     if polled.lost.swap(false, Ordering::Relaxed) {
@@ -99,8 +99,8 @@ pub(super) async fn events(Inside(live): Inside, headers: HeaderMap, body: Bytes
     Ok(Json(json!({ "events": events })))
 }
 
-pub(super) async fn remove(Inside(live): Inside, headers: HeaderMap, body: Bytes) -> Answer {
-    let Named { watcher_id: id } = message(&headers, &body)?;
+pub(super) async fn remove(Inside(live): Inside, Unary(body): Unary) -> Answer {
+    let Named { watcher_id: id } = connect::message(&body)?;
     match live.files.watchers.lock().unwrap_or_else(PoisonError::into_inner).remove(&id) {
         Some(_) => Ok(Json(json!({}))),
         None => Err(unknown(&id)),
@@ -114,7 +114,7 @@ pub(super) async fn stream(
     body: Body,
 ) -> Response {
     let begun = async {
-        connect::user(&headers)?;
+        connect::admit_stream(&headers)?;
         let until = connect::timeout(&headers)?.map(|time| Instant::now() + time);
         let asked = Frames::new(body).only().await?;
         Ok((in_time(&headers, begin(&shared, &live, &asked)).await?, until))
