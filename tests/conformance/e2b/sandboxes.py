@@ -484,6 +484,9 @@ def files():
             raises(SandboxException, lambda path=path: fs.get_info(path))
             raises(SandboxException, lambda path=path: fs.write(path, "x"))
         same(open(marker.name).read(), "secret")
+    with check("a command runs on for a while beside calls about files"):
+        fs.write("before", "x")
+        same(box.commands.run("sleep 8; echo on").stdout, "on\n")
     with check("metadata of a file"):
         wrote = fs.write("tagged", "x", metadata={"author": "me", "round": "2"})
         same(wrote.metadata, {"author": "me", "round": "2"})

@@ -299,6 +299,18 @@ async fn a_sandbox_killed_at_work_ends_every_call_as_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_beside_the_worker_for_files_runs_on() {
+    let (_directory, folder) = directory();
+    let server = Real::start(&folder);
+    let (_, envd) = server.create().await;
+    envd.write("before", b"x").await.unwrap();
+    // The disk is looked at once a second, and a few looks that see nothing end everything.
+    let (output, end) = finish(start(&envd, "sleep 8; echo on").await).await.unwrap();
+    assert_eq!((output, end.error), (b"on\n".to_vec(), None));
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_is_told_and_survived() {
     let (_directory, folder) = directory();
     std::fs::create_dir_all(&folder).unwrap();
@@ -424,13 +436,13 @@ async fn a_fork_bomb_stays_in_its_sandbox() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_hundred_short_lives_leave_nothing_in_the_server() {
+async fn a_hundred_short_lives_leave_nothing_in_the_server() {
     let (_directory, folder) = directory();
     let server = Real::start(&folder);
     let mark = mark("short");
     let (mut descriptors, mut memory) = (0, 0);
-    for number in 0..200 {
-        if number == 40 {
+    for number in 0..100 {
+        if number == 30 {
             // By now pools and caches are as large as they become.
             (descriptors, memory) = (server.descriptors(), server.memory());
         }
