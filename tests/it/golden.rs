@@ -94,7 +94,8 @@ fn a_request_that_differs_is_noticed() {
     let start = seen("/process.Process/Start");
     let whole = |call: &Call| ["query", "headers", "body"].iter().try_for_each(|part| like(part, call, &all));
     assert_eq!(whole(&start), Ok(()));
-    let differing: [(&str, &dyn Fn(&mut Call)); 9] = [
+    type Change<'a> = &'a dyn Fn(&mut Call);
+    let differing: [(&str, Change<'_>); 9] = [
         ("no call of this method and path", &|call| call["method"] = "PUT".into()),
         ("no call of this method and path", &|call| call["path"] = "/process.Process/Begin".into()),
         ("query `dry` is not sent", &|call| call["query"]["dry"] = "<value>".into()),
@@ -191,8 +192,8 @@ fn shaped(path: &str, at: &str, ours: &Value, theirs: &[&Value]) -> Result<(), S
                 }
                 shaped(path, &format!("{at}.{name}"), value, &values)?;
             }
-            let always = objects[0].keys().filter(|name| objects.iter().all(|other| other.contains_key(*name)));
-            match always.filter(|name| !fields.contains_key(*name)).next() {
+            let mut always = objects[0].keys().filter(|name| objects.iter().all(|other| other.contains_key(*name)));
+            match always.find(|name| !fields.contains_key(*name)) {
                 Some(name) => Err(format!("{at}: `{name}` is missing")),
                 None => Ok(()),
             }

@@ -271,7 +271,7 @@ async fn a_hostile_directory_keeps_nobody_waiting_and_can_be_removed() {
     fs::write(hostile.join(&odd), "odd").unwrap();
     fs::create_dir(hostile.join("closed")).unwrap();
     fs::write(hostile.join("closed/f"), "").unwrap();
-    fs::set_permissions(hostile.join("closed"), fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(hostile.join("closed"), fs::Permissions::from_mode(0o0)).unwrap();
 
     for (name, expected) in [
         ("loop-a", Reason::Loop),
