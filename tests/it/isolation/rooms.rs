@@ -132,7 +132,7 @@ async fn one_is_ended_and_the_others_go_on() {
     for (tier, isolation) in bench.tiers() {
         let room = open(&bench, &isolation, &format!("one-{tier}")).await;
         let mark = |what: &str| format!("mark-{}-{tier}-{what}", std::process::id());
-        let (own, behind, other) = (mark("own"), mark("behind"), mark("other"));
+        let (own, behind, other) = (mark("own"), mark("left"), mark("spared"));
         // With children in its session and in others.
         let line = |mark: &str, behind: &str| {
             format!(
@@ -235,7 +235,8 @@ async fn two_hundred_processes_leave_nothing() {
             let finished = run(&room, "echo x").await;
             assert_eq!(finished.stdout.text(), "x\n", "{tier}: {number}: {finished:?}");
         }
-        assert!(count() <= before + 4, "{tier}: {before} descriptors became {}", count());
+        // Other tests of this process have theirs meanwhile; one that leaks leaves two hundred.
+        assert!(count() < before + 150, "{tier}: {before} descriptors became {}", count());
         let last = run(&room, line).await.stdout.text();
         assert_eq!((first.as_str(), last.as_str()), ("fine\n", "fine\n"), "{tier}: descriptors leak into processes");
         room.close().await;
