@@ -28,7 +28,7 @@ use crate::workspace::remove_folder;
 use super::error::ApiError;
 use super::files::Files;
 use super::live::{Lasting, Level, Live, Vital};
-use super::own::make_dir;
+use super::own::{leave_room, make_dir};
 use super::process::Processes;
 use super::wire_in::{Asked, Lifecycle, MOST_SECONDS, egress};
 use super::{Settings, Shared};
@@ -259,6 +259,7 @@ impl Sandboxes {
         // How long a process may take is for its caller to say. In the room it may take as long as there is a sandbox.
         let longest = Duration::from_secs(MOST_SECONDS.into()) * 365;
         (spec.limits.wall, spec.limits.cpu) = (longest, longest);
+        leave_room(&mut spec.limits, folder);
         let room = shared.isolation.open(spec.clone()).await.map_err(|error| ApiError::room(&error))?;
         if let Err(why) = shared.templates.boot(&template, &room).await {
             room.close().await;

@@ -8,7 +8,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::isolation::Limits;
 use crate::workspace::remove_folder;
+
+/// Files of commands may become so large that they leave some of the disk to others, such as the daemon's journal.
+pub(super) fn leave_room(limits: &mut Limits, folder: &Path) {
+    if let Ok(found) = rustix::fs::statvfs(folder) {
+        let free = found.f_bavail.saturating_mul(found.f_frsize);
+        limits.file_bytes = limits.file_bytes.min(free / 4 * 3);
+    }
+}
 
 #[derive(Debug)]
 pub(super) struct Own {

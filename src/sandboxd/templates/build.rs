@@ -18,7 +18,7 @@ use crate::base::hash::Hash;
 use crate::clients::e2b::wire::{BuildReason, BuildStatus, StartBuild};
 use crate::isolation::{Chunk, Command, Error, Finished, Limits, Process, Room, RoomSpec, Root, Stopped};
 use crate::sandboxd::Shared;
-use crate::sandboxd::own::make_dir;
+use crate::sandboxd::own::{leave_room, make_dir};
 use crate::workspace::remove_folder;
 
 use super::archive::Bounds;
@@ -272,6 +272,7 @@ async fn carry_out(shared: &Arc<Shared>, build: &Build, work: &Work, site: &mut 
     spec.root.clone_from(&root);
     spec.egress.clone_from(&work.network);
     spec.limits = limits(build.memory_mb);
+    leave_room(&mut spec.limits, &half);
     let room = shared.isolation.open(spec).await.map_err(|error| at_base(chain(&error)))?;
     site.room = Some(room.clone());
     let mut builder = Builder {

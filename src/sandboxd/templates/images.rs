@@ -95,7 +95,6 @@ impl Image {
 /// A lock, let go when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    #[allow(dead_code)] // It is the lock.
     file: File,
     path: PathBuf,
 }
