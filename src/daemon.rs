@@ -161,7 +161,7 @@ impl Holder {
             program: None,
             path: process_variable("PATH").unwrap_or_default().into(),
         });
-        workshop.tidy();
+        workshop.tidy(&library.settings);
         bind.workshop = Some(Arc::new(workshop));
         let engine = Engine::start(EngineSetup {
             env: env.clone(),

@@ -17,7 +17,9 @@ use crate::config::settings::{Settings, SourceSettings};
 use crate::control::{Reply, Request};
 use crate::daemon::load::{self, Library};
 use crate::domain::definition::StepBody;
+use crate::engine::workshop::places;
 use crate::journal::{self, Reader};
+use crate::sandboxes::e2b;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -110,6 +112,47 @@ fn configuration(session: &Session, found: &mut Findings) {
     }
     models(&settings, found);
     bindings(&settings, found);
+    sandboxes(&settings, found);
+}
+
+/// Where the commands of each profile run. Nobody is asked; how this machine confines is told below.
+fn sandboxes(settings: &Settings, found: &mut Findings) {
+    let places = places(settings);
+    for profile in settings.profiles.values() {
+        let chosen = e2b::chosen(&profile.sandbox, &places);
+        let (name, place) = match chosen.provider {
+            e2b::E2B => ("E2B", &places.e2b.key),
+            _ => ("our own server", &places.sandboxd.key),
+        };
+        let Some(url) = &chosen.url else {
+            if let Some(why) = chosen.instead {
+                let what = format!("profile {}: {why}, so our own server on this machine stands in", profile.name);
+                found.warn("sandboxes", what, "services: {e2b: {api_key: secret:NAME}}, or sandbox: sandboxd");
+            }
+            continue;
+        };
+        let what = format!("profile {}: {name} at {url}", profile.name);
+        if chosen.provider == e2b::E2B && !settings.prices.sandboxes.contains_key(e2b::E2B) {
+            let fix = "add it to prices.yaml: sandboxes: {e2b: {vcpu_second: …, gib_second: …}}";
+            found.bad("sandboxes", format!("{what} has no price"), fix);
+            continue;
+        }
+        match place {
+            None => {
+                found.bad("sandboxes", format!("{what} has no key"), "services: {sandboxd: {api_key: secret:NAME}}")
+            }
+            Some(secret) => match secret.read() {
+                Ok(_) => found.good("sandboxes", format!("{what}, key {} can be read", secret.name)),
+                Err(error) => found.warn("sandboxes", format!("{what}: {error}"), key_fix(secret)),
+            },
+        }
+    }
+    for (name, path) in &places.sandboxd.images {
+        if !path.exists() {
+            let what = format!("the image {name}: there is no {}", path.display());
+            found.warn("sandboxes", what, "correct `services.sandboxd.images`");
+        }
+    }
 }
 
 fn zones(library: &Library, found: &mut Findings) {

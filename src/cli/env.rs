@@ -1,10 +1,11 @@
 //! `nightcrew env build|check|shell`: the environments of pipelines, by hand.
 //!
 //! Works beside a running daemon: environments are shared with it under file locks, everything else (the copies of repositories,
-//! the isolation's own folder, the folders of commands) is this command's own. It reads what is committed, as a run would.
+//! the sandboxes, the server if one is started) is this command's own. It reads what is committed, as a run would.
 
 mod named;
 mod shown;
+mod terminal;
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
@@ -27,10 +28,9 @@ use crate::daemon::load::Library;
 use crate::daemon::signals::Signals;
 use crate::domain::code::TreeId;
 use crate::engine::workshop::{Source, Workshop, WorkshopSetup, places, sandbox_folder, workspace_stop};
-use crate::isolation::{Chunk, Command};
 use crate::ports::durable::Stop;
-use crate::ports::sandbox::{Job, SandboxError, SandboxSetup};
-use crate::sandboxes::sandboxd::{self, Options, Progress, Sandboxd};
+use crate::ports::sandbox::{Job, Progress, SandboxError, SandboxSetup};
+use crate::sandboxes::e2b::{Options, Remote, Said};
 use crate::sinks::text;
 
 use named::{Named, named, read};
@@ -54,13 +54,7 @@ async fn perform(session: &Session, scope: &Scope, args: EnvArgs) -> anyhow::Res
     };
     let library = session.library()?;
     let profile = profile(&library, &which.profile)?;
-    if profile.sandbox != sandboxd::KIND.name {
-        session.ui.say(format!(
-            "runs with the profile `{}` use the sandbox `{}`; this is about sandboxd, on this machine",
-            profile.name, profile.sandbox
-        ));
-    }
-    let mut bench = Bench::open(session, scope, library.clone())?;
+    let mut bench = Bench::open(session, scope, library.clone(), &profile)?;
     let named = named(session, &library, which)?;
     match args.act {
         EnvAct::Build { anew, .. } => bench.each(&named, &profile, Act::Build { anew }).await,
@@ -98,14 +92,14 @@ struct Bench<'a> {
     scope: &'a Scope,
     library: Library,
     workshop: Arc<Workshop>,
-    sandbox: Sandboxd,
+    sandbox: Remote,
     progress: mpsc::Receiver<Progress>,
     /// Only one such command at a time has the copies of repositories.
     lock: Option<std::fs::File>,
 }
 
 impl<'a> Bench<'a> {
-    fn open(session: &'a Session, scope: &'a Scope, library: Library) -> anyhow::Result<Self> {
+    fn open(session: &'a Session, scope: &'a Scope, library: Library, profile: &Profile) -> anyhow::Result<Self> {
         // Beside what the daemon has in `work`: a private repository is for one process at a time.
         let (shared, own) = (session.state.join("work"), session.state.join("work/env"));
         let making = || format!("making `{}`", own.display());
@@ -131,13 +125,13 @@ impl<'a> Bench<'a> {
         let (watcher, progress) = mpsc::channel(64);
         let setup = SandboxSetup {
             env: session.env.clone(),
-            folder: sandbox_folder(&shared, sandboxd::KIND.name),
+            folder: sandbox_folder(&shared, &profile.sandbox),
             scope: scope.clone(),
             program: None,
             places: places(&library.settings),
-            watcher: None,
+            watcher: Some(watcher),
         };
-        let sandbox = Sandboxd::new(&setup, Options { watcher: Some(watcher), ..Options::default() });
+        let sandbox = Remote::new(&setup, &profile.sandbox, Options::default());
         Ok(Self { session, scope, library, workshop: Arc::new(workshop), sandbox, progress, lock: Some(lock) })
     }
 
@@ -166,10 +160,14 @@ impl<'a> Bench<'a> {
             ui.data_json(&json!({"environments": values}))?;
         } else if !rows.is_empty() {
             let head = match act {
-                Act::Build { .. } => &["ENVIRONMENT", "FOR", "HASH", "", "TIME", "SIZE"][..],
+                Act::Build { .. } => &["ENVIRONMENT", "FOR", "HASH", "", "TEMPLATE", "TIME"][..],
                 Act::Check => &["ENVIRONMENT", "CHECK", "", "TIME", "TESTS"],
             };
-            ui.data(table(head, &rows, &[head.len() - 2, head.len() - 1]))?;
+            let right = match act {
+                Act::Build { .. } => &[5][..],
+                Act::Check => &[3, 4],
+            };
+            ui.data(table(head, &rows, right))?;
         }
         Ok(exit)
     }
@@ -235,26 +233,28 @@ impl<'a> Bench<'a> {
 
     async fn shell(&mut self, one: &Named, profile: &Profile, command: Vec<String>) -> anyhow::Result<Exit> {
         let (job, base) = self.job(one, profile).await?;
-        let terminal = std::io::stdin().is_terminal();
+        let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
         let interactive = command.is_empty() && terminal;
         let command = match &command[..] {
             [] if terminal => vec!["/bin/sh".to_owned(), "-i".to_owned()],
             [] => vec!["/bin/sh".to_owned()],
             _ => command,
         };
-        let started = self.sandbox.shell(&job, &base, Command::Argv(command));
+        let size = terminal.then(terminal::size);
+        let started = self.sandbox.shell(&job, &base, &command, size);
         let started = watched(self.session, &mut self.progress, started).await;
         let mut shell = started.map_err(|error| self.trouble(error))?;
-        // The copy stands: others may have the repositories.
+        // The sandbox stands: others may have the repositories.
         drop(self.lock.take());
         if interactive {
             let hash = shell.environment.short();
             self.session.ui.say(format!(
-                "environment {hash}: no network; what you change is thrown away. This is no full terminal (no line editing, no \
-                 job control): Ctrl-D leaves, Ctrl-C ends everything."
+                "environment {hash}: no network; what you change is thrown away. Ctrl-D or `exit` leaves."
             ));
         }
-        let (stdin, ended) = (shell.running.handle(), self.scope.token().clone());
+        // From here on keys go to the shell as they are typed, Ctrl-C too.
+        let raw = if terminal { terminal::Raw::begin() } else { None };
+        let (keyboard, ended) = (shell.keyboard(), self.scope.token().clone());
         drop(self.scope.spawn("what is typed", async move {
             let (mut typed, mut buffer) = (tokio::io::stdin(), vec![0; 8192]);
             loop {
@@ -262,39 +262,47 @@ impl<'a> Bench<'a> {
                     read = typed.read(&mut buffer) => read,
                     () = ended.cancelled() => return,
                 };
-                let bytes = read.ok().and_then(|count| buffer.get(..count)).unwrap_or_default().to_vec();
-                if bytes.is_empty() {
-                    stdin.close_stdin().await;
+                let bytes = read.ok().and_then(|count| buffer.get(..count)).unwrap_or_default();
+                let sent = if bytes.is_empty() { keyboard.close().await } else { keyboard.write(bytes).await };
+                if let Err(error) = sent {
+                    // It has ended, which is told by its output.
+                    tracing::debug!(%error, "what was typed went nowhere");
                     return;
                 }
-                if !stdin.write_stdin(bytes).await {
+                if bytes.is_empty() {
                     return;
                 }
             }
         }));
         let signals = Signals::listen(self.scope)?;
-        let handle = shell.running.handle();
+        let mut resized = terminal::resized()?;
+        let keyboard = shell.keyboard();
+        let mut well = None;
         loop {
             tokio::select! {
-                chunk = shell.running.next() => match chunk {
-                    Some(Chunk::Stdout(bytes)) => pass_on(std::io::stdout().lock(), std::io::stdout().is_terminal(), &bytes),
-                    Some(Chunk::Stderr(bytes)) => pass_on(std::io::stderr().lock(), std::io::stderr().is_terminal(), &bytes),
+                said = shell.next() => match said.map_err(|error| self.trouble(error))? {
+                    // A terminal of its own may do with the person's what it likes, once it is the person's whole screen.
+                    Some(Said::Stdout(bytes)) => {
+                        pass_on(std::io::stdout().lock(), std::io::stdout().is_terminal() && raw.is_none(), &bytes);
+                    }
+                    Some(Said::Stderr(bytes)) => pass_on(std::io::stderr().lock(), std::io::stderr().is_terminal(), &bytes),
+                    Some(Said::Ended { well: how, limit }) => {
+                        well = Some(how);
+                        if let Some(limit) = limit {
+                            self.session.ui.must_say(format!("ended by its limit: {limit}"));
+                        }
+                    }
                     None => break,
                 },
-                () = signals.stop.cancelled() => {
-                    handle.kill();
-                    break;
+                _ = resized.recv(), if raw.is_some() => {
+                    if let Err(error) = keyboard.resize(terminal::size()).await {
+                        tracing::debug!(%error, "the terminal keeps its size");
+                    }
                 }
+                () = signals.stop.cancelled() => break,
             }
         }
-        let finished = shell.running.wait().await.map_err(|error| Trouble::new(Exit::No, error.to_string()))?;
-        match (finished.exit, finished.stopped) {
-            (Some(0), None) => Ok(Exit::Done),
-            (_, Some(limit)) => {
-                self.session.ui.must_say(format!("ended by its limit: {limit:?}"));
-                Ok(Exit::No)
-            }
-            _ => Ok(Exit::No),
-        }
+        drop(raw);
+        Ok(if well == Some(true) { Exit::Done } else { Exit::No })
     }
 }

@@ -18,8 +18,10 @@ use crate::daemon::find;
 use crate::daemon::limits::Effective;
 use crate::domain::definition::{Origin, Pipeline, StepBody};
 use crate::domain::model::Role;
+use crate::engine::workshop::places;
 use crate::journal::{Reader, RunFilter};
 use crate::policy::due::CronSchedule;
+use crate::sandboxes::e2b;
 use crate::tools::code::{BINDINGS, bound_to};
 
 /// Columns of one command.
@@ -96,7 +98,7 @@ pub fn run(session: &Session, args: &PlanArgs) -> anyhow::Result<Exit> {
     let effective = Effective::of(&pipeline.limits, &settings.limits);
     let limits = limits(&effective);
     let models = models(&pipeline, settings, profile);
-    let code = code(&pipeline, profile);
+    let code = code(&pipeline, settings, profile);
     let bindings = bindings(&pipeline, settings, profile);
     let next = next_slots(&pipeline, session.env.now());
     let worst = effective.max_budget.value;
@@ -256,7 +258,7 @@ fn folder(pipeline: &str, path: &str) -> String {
 }
 
 /// The repository, where its commands run, and what will run there.
-fn code(pipeline: &Pipeline, profile: &Profile) -> Vec<Row> {
+fn code(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<Row> {
     let mut rows = Vec::new();
     let file = pipeline.steps.first().map(|step| step.origin.file.clone()).unwrap_or_default();
     let own = Origin { file, line: 0 };
@@ -274,12 +276,27 @@ fn code(pipeline: &Pipeline, profile: &Profile) -> Vec<Row> {
         rows.push(Row::new("code", "repository", value, origin, json!({"place": place, "ref": at})));
     }
     let Some(environment) = &pipeline.environment else { return rows };
-    let ready = REGISTRY.sandbox(&profile.sandbox).is_some_and(|sandbox| sandbox.make.is_some());
-    let value = match ready {
-        true => profile.sandbox.clone(),
-        false => format!("{}: cannot run in this version yet", profile.sandbox),
-    };
-    rows.push(Row::new("code", "sandbox", value, &profile.origin, json!({"sandbox": profile.sandbox, "ready": ready})));
+    let chosen = e2b::chosen(&profile.sandbox, &places(settings));
+    let price = settings.prices.sandboxes.get(chosen.provider).filter(|_| chosen.provider == e2b::E2B);
+    let mut value = profile.sandbox.clone();
+    match (&chosen.url, chosen.instead) {
+        (Some(url), None) => value.push_str(&format!(" at {url}")),
+        (Some(url), Some(why)) => value.push_str(&format!(": {why}, so our own server at {url} stands in")),
+        (None, Some(why)) => value.push_str(&format!(": {why}, so our own server on this machine stands in")),
+        (None, None) => {}
+    }
+    if chosen.provider == e2b::E2B {
+        match price {
+            Some(price) => {
+                let hour = price.cost(e2b::CPUS, e2b::MEMORY_MB, std::time::Duration::from_secs(3600));
+                value.push_str(&format!(", {hour} an hour, by the second"));
+            }
+            None => value.push_str(", without a price in prices.yaml: refused"),
+        }
+    }
+    let ready = chosen.provider != e2b::E2B || price.is_some();
+    let told = json!({"sandbox": profile.sandbox, "provider": chosen.provider, "url": chosen.url, "ready": ready});
+    rows.push(Row::new("code", "sandbox", value, &profile.origin, told));
     if let Some(other) = profile.environments.get(&environment.file) {
         let value = format!("{} in place of {}", other.display(), environment.file);
         rows.push(Row::new("code", "environment", value, &profile.origin, json!({"environment": other})));

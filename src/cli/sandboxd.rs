@@ -74,7 +74,7 @@ async fn serve(session: &Session, scope: &Scope, args: SandboxdArgs) -> anyhow::
     let settings = Settings { images: args.image.into_iter().collect(), ..Settings::new(&folder, key) };
     let server = Server::begin(settings, session.env.clone(), scope.clone()).await?;
     match server.tier() {
-        Some(tier) => tracing::info!(%address, folder = %folder.display(), %tier, homes = server.copies(), "ready"),
+        Some(tier) => tracing::info!(%address, folder = %folder.display(), %tier, "ready"),
         None => session.ui.must_say(
             "warning: nothing confines commands on this machine, so every sandbox is refused\n  = help: nightcrew doctor",
         ),

@@ -12,8 +12,10 @@ use crate::builtin::REGISTRY;
 use crate::daemon::load;
 use crate::domain::money::RoleSpend;
 use crate::domain::view::RunView;
+use crate::engine::workshop;
 use crate::isolation::{self, Helper, Isolation, Reach, Search};
 use crate::journal::Reader;
+use crate::sandboxes::e2b;
 use crate::sinks::terminal::{self, Style};
 
 /// One run in the form that scripts may rely on. It only grows.
@@ -82,8 +84,9 @@ pub async fn sandbox(session: &Session, reader: &Reader, run: &RunId) -> Option<
     let (pipeline, settings) = load::stored(&stored, &REGISTRY).ok()?;
     let profile = settings.profiles.get(&view.start.profile)?;
     pipeline.environment.as_ref()?;
-    if profile.sandbox != "sandboxd" {
-        return Some(profile.sandbox.clone());
+    let chosen = e2b::chosen(&profile.sandbox, &workshop::places(&settings));
+    if chosen.url.is_some() {
+        return Some(chosen.provider.to_owned());
     }
     // Only the tier is asked for: no toolchain is looked for, and the folder is this command's alone.
     let search = Search {
@@ -102,7 +105,11 @@ pub async fn sandbox(session: &Session, reader: &Reader, run: &RunId) -> Option<
     if let Err(error) = std::fs::remove_dir_all(&folder) {
         tracing::debug!(%error, "removing what the look at the sandbox left");
     }
-    Some(tier.map_or_else(|| "none works here".to_owned(), |tier| tier.name().to_owned()))
+    let tier = tier.map_or("none works here", |tier| tier.name());
+    Some(match chosen.instead {
+        Some(why) => format!("{tier} ({why})"),
+        None => tier.to_owned(),
+    })
 }
 
 /// `{"runs": […]}`.

@@ -16,7 +16,7 @@ use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Files, Job, Listed, Places, Sandbox, SandboxSetup};
-use crate::sandboxes::sandboxd;
+use crate::sandboxes::e2b;
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
 use super::shelf::Shelf;
@@ -45,7 +45,8 @@ pub struct Workshop {
     worktrees: OnceLock<Result<Arc<Worktrees>, String>>,
     shelf: OnceLock<Shelf>,
     repositories: Mutex<HashMap<String, Arc<Repository>>>,
-    sandboxes: Mutex<HashMap<String, Arc<dyn Sandbox>>>,
+    /// By name and by where it is.
+    sandboxes: Mutex<Vec<(String, Places, Arc<dyn Sandbox>)>>,
 }
 
 /// Where the code of a run comes from.
@@ -163,11 +164,24 @@ impl Workshop {
         opened.clone().map_err(|message| Stop::Failed(Failure::new(E_REPOSITORY, message)))
     }
 
-    /// Removes the copies of trees and the sandboxes' folders that a killed process left behind: only for the holder of the state,
-    /// before any run. Without this they would stay until a run needs some again.
-    pub fn tidy(&self) {
-        if let Err(error) = sandboxd::tidy(&sandbox_folder(&self.setup.folder, "sandboxd")) {
-            tracing::warn!(%error, "what an earlier process left cannot be removed");
+    /// Removes the copies of trees and the sandboxes that a killed process left behind: only for the holder of the state, before any
+    /// run. Without this they would stay until a run needs some again.
+    pub fn tidy(&self, settings: &Settings) {
+        for kind in [e2b::SANDBOXD, e2b::E2B] {
+            let folder = sandbox_folder(&self.setup.folder, kind);
+            if !folder.is_dir() {
+                continue;
+            }
+            if let Err(error) = e2b::tidy(&folder) {
+                tracing::warn!(%error, "what an earlier process left cannot be removed");
+            }
+            // On another machine sandboxes outlive who made them.
+            let left = e2b::Remote::new(&self.sandbox_setup(settings, kind), kind, e2b::Options::default());
+            drop(self.setup.scope.spawn("looking for sandboxes that earlier processes left", async move {
+                if let Err(error) = left.reach().await {
+                    tracing::warn!(%error, "sandboxes of earlier processes are not looked for before the first run needs one");
+                }
+            }));
         }
         if self.setup.folder.join("worktrees").is_dir()
             && let Err(stop) = self.worktrees()
@@ -191,14 +205,16 @@ impl Workshop {
 
     /// The sandboxes that something has asked for so far.
     pub(super) fn made_sandboxes(&self) -> Vec<Arc<dyn Sandbox>> {
-        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner).iter().map(|(.., made)| made.clone()).collect()
     }
 
     /// The sandbox that the profile binds.
     pub fn sandbox(&self, settings: &Settings, profile: &Profile) -> Result<Arc<dyn Sandbox>, Stop> {
         let name = profile.sandbox.as_str();
         let mut sandboxes = self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sandbox) = sandboxes.get(name) {
+        // A run keeps what it began with, also where the configuration has changed since.
+        let places = places(settings);
+        if let Some((.., sandbox)) = sandboxes.iter().find(|(known, at, _)| known == name && *at == places) {
             return Ok(sandbox.clone());
         }
         let make = self.setup.registry.sandbox(name).and_then(|kind| kind.make).ok_or_else(|| {
@@ -207,16 +223,21 @@ impl Workshop {
                     .help(format!("bind another one in the profile `{}`: sandbox: sandboxd", profile.name)),
             )
         })?;
-        let made = make(&SandboxSetup {
+        let setup = self.sandbox_setup(settings, name);
+        let made = make(&setup);
+        sandboxes.push((name.to_owned(), setup.places, made.clone()));
+        Ok(made)
+    }
+
+    fn sandbox_setup(&self, settings: &Settings, name: &str) -> SandboxSetup {
+        SandboxSetup {
             env: self.setup.env.clone(),
             folder: sandbox_folder(&self.setup.folder, name),
             scope: self.setup.scope.clone(),
             program: self.setup.program.clone(),
             places: places(settings),
             watcher: None,
-        });
-        sandboxes.insert(name.to_owned(), made.clone());
-        Ok(made)
+        }
     }
 }
 

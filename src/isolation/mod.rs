@@ -1,25 +1,18 @@
-//! Running programs confined, on Linux.
+//! Running one command confined, on Linux.
 //!
-//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A *room* ([`Room`]) is one file system,
-//! one network and one set of processes for as many programs as come; a single command ([`Isolation::run`]) is a room that ends with it. A
-//! room gets the directories that the caller names to write to, the host's toolchains (or a root file system) and what the caller
-//! names to read, a few variables, and limits. Hosts that the caller names it reaches through a proxy (`egress`). It does not get: any
-//! other network (nor the host's loopback), sockets, processes of others, the daemon's environment, its state, anybody's home, devices,
-//! keys, privileges. Everything that was started in it ends with it.
+//! Nothing that an agent wrote, and nothing that comes out of a repository, runs outside of this. A command gets the directories that the
+//! caller names to write to, the host's toolchains and what the caller names to read, a few variables, and limits. Hosts that the caller
+//! names it reaches through a proxy (`egress`). It does not get: any other network (nor the host's loopback), sockets, other processes,
+//! the daemon's environment, its state, anybody's home, devices, keys,
+//! privileges. Everything that it has started ends with it.
 //!
-//! There are three tiers ([`Tier`]): `bwrap`; namespaces of our own; Landlock and seccomp alone. In all of them processes are put under
-//! Landlock and a system call filter. Where the daemon is root every sandbox is a user of its own outside ([`TakenUser`]). A self-test
-//! at the start decides; without a tier every run is refused. There is no way to run a command unconfined.
-//!
-//! Who does what: `keeper` and `run` are the daemon's side of a room and of a process in it, `wire` is what they say to the helper.
-//! The helper is this binary anew (`helper`): it makes the namespaces and becomes the first process inside (`init`), which takes orders,
-//! watches, and ends. It runs one confined copy of itself, the starter, from which every program comes, and when asked
-//! another that handles files (`files`).
+//! There are three tiers ([`Tier`]): `bwrap`; namespaces of our own; Landlock and seccomp alone. In all of them the command is put under
+//! Landlock and a system call filter. A self-test at the start decides; without a tier every run is refused. There is no
+//! way to run a command unconfined.
 //!
 //! Invariants: the limits hold also when the daemon hangs, since the helper inside keeps them; when the daemon is gone the helper ends
-//! everything; nothing inside signals, traces or reads the first process or the worker for files (it can end the starter, and gets
-//! another); no descriptor goes to a process but its own three; `unsafe` stands in `sys` alone. What this does not do: no image, no
-//! network but by HTTP proxy; processes of one room are not kept from each other.
+//! everything; `unsafe` stands in `sys` alone. What this does not do: no image, no network but by HTTP proxy, no way to keep a sandbox
+//! between two commands other than its work directory.
 
 mod cgroup;
 mod detect;

@@ -14,6 +14,8 @@ use crate::render::text;
 
 use super::patch::{self, FilePatch};
 
+/// Characters of a sandbox's id that people are shown.
+const SHOWN_ID: usize = 12;
 /// Names of tests that are listed one by one.
 const MOST_NAMES: usize = 30;
 
@@ -83,9 +85,9 @@ impl<'a> Draft<'a> {
         stage(&self.text.evidence, StageKind::Reproduced).map(|stage| &stage.receipt)
     }
 
-    /// How it ran: sandbox, isolation, network, what stayed open.
+    /// How it ran: provider, isolation, network, what stayed open, and in which sandboxes of which template.
     pub fn confined(&self) -> Vec<String> {
-        let mut lines: Vec<String> = Vec::new();
+        let mut lines: Vec<(String, Vec<String>)> = Vec::new();
         for stage in &self.text.evidence.stages {
             let receipt = &stage.receipt;
             let mut line = format!("{} ({}), network: {}", receipt.provider, receipt.isolation, receipt.network);
@@ -93,12 +95,32 @@ impl<'a> Draft<'a> {
                 true => line.push_str(", no known gap"),
                 false => line.push_str(&format!("; not closed here: {}", receipt.gaps.join("; "))),
             }
-            let line = text::line(&line);
-            if !lines.contains(&line) {
-                lines.push(line);
+            if !receipt.template.is_empty() {
+                line.push_str(&format!("; template {}", receipt.template));
+            }
+            let (line, id) = (text::line(&line), text::line(&receipt.sandbox));
+            // Enough to find it at its provider's.
+            let id: String = id.chars().take(SHOWN_ID).collect();
+            let at = match lines.iter().position(|(known, _)| *known == line) {
+                Some(at) => at,
+                None => {
+                    lines.push((line, Vec::new()));
+                    lines.len() - 1
+                }
+            };
+            if let Some((_, ids)) = lines.get_mut(at)
+                && !id.is_empty()
+                && !ids.contains(&id)
+            {
+                ids.push(id);
             }
         }
-        lines
+        let line = |(line, ids): (String, Vec<String>)| match &ids[..] {
+            [] => line,
+            [one] => format!("{line}, sandbox {one}"),
+            several => format!("{line}, sandboxes {}", several.join(", ")),
+        };
+        lines.into_iter().map(line).collect()
     }
 
     /// What was not checked.

@@ -209,12 +209,19 @@ fn footer(call: &StepCall<'_>, missing: &[String], view: &RunView, duration_s: f
     let problems = call.problems.iter().map(report_body::problem_line);
     let code = call.work.into_iter().flat_map(|work| {
         let at = work.workspace.commit.short();
-        let sandbox = work.prepared.as_ref().map(|prepared| format!("commands confined by {}", prepared.sandbox));
+        let sandbox = work.prepared.as_ref().map(|prepared| {
+            let sandbox = prepared.sandbox.split_once("; ").map_or(prepared.sandbox.as_str(), |(sandbox, _)| sandbox);
+            format!("commands confined by {sandbox}")
+        });
         [Some(format!("code: {} at {at}", work.workspace.origin)), sandbox].into_iter().flatten()
     });
     let mut stand_ins = Vec::new();
     if call.ctx.run().profile == "demo" {
         stand_ins.push("bundled samples instead of live sources".to_owned());
+    }
+    let prepared = call.work.and_then(|work| work.prepared.as_ref());
+    if let Some((_, why)) = prepared.and_then(|prepared| prepared.sandbox.split_once("; ")) {
+        stand_ins.push(format!("our own sandbox server, for {why}"));
     }
     Footer {
         spend: view.spend.clone(),

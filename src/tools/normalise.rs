@@ -26,7 +26,7 @@ pub struct Place<'a> {
 }
 
 /// Where the code lies inside of sandboxes that have a file system of their own.
-const INSIDE: &str = "/work";
+const INSIDE: &str = "/home/user/work";
 
 #[allow(clippy::expect_used)] // The patterns are constants, and a test compiles them.
 fn regex(pattern: &str) -> Regex {
@@ -174,17 +174,12 @@ fn in_order(text: &str) -> String {
     out
 }
 
-/// Paths of a sandbox that shows the host's own, as they are in one that has a file system of its own: `FOLDER/…/work`, `…/home`
-/// and `…/results`.
+/// Paths of a sandbox that shows the host's own, as they are in one that has a file system of its own: `FOLDER/…/home`.
 fn as_inside(text: &str, folder: &str) -> String {
-    let pattern = format!(r"{}(?:/[\w.+-]+)*?/(work|home|results)\b", regex::escape(folder));
+    let pattern = format!(r"{}(?:/[\w.+-]+)*?/home\b", regex::escape(folder));
     // The folder is the host's; one that makes no pattern is left as it is.
     let Ok(pattern) = Regex::new(&pattern) else { return text.to_owned() };
-    let inside = |found: &Captures<'_>| match &found[1] {
-        "home" => "/home/user".to_owned(),
-        own => format!("/{own}"),
-    };
-    pattern.replace_all(text, inside).into_owned()
+    pattern.replace_all(text, "/home/user").into_owned()
 }
 
 /// Absolute paths below `root` become relative ones: to an agent the code lies at `.`.
@@ -262,7 +257,7 @@ mod tests {
         let cases = [
             ("\u{1b}[1m\u{1b}[32mok\u{1b}[0m \u{1b}]0;title\u{7}x\u{7}\u{202e}", "ok x"),
             ("10 %\r50 %\r100 %\r\nnext\r\n", "100 %\nnext\n"),
-            ("   Compiling api v0.1.0 (/work)\n    Finished `test` profile in 3.10s\nx\n", "x\n"),
+            ("   Compiling api v0.1.0 (/home/user/work)\n    Finished `test` profile in 3.10s\nx\n", "x\n"),
             ("test b ... ok\ntest a ... FAILED\n\ntest z ... ok", "test a ... FAILED\ntest b ... ok\n\ntest z ... ok"),
             ("test result: ok. 3 passed; finished in 0.03s", "test result: ok. 3 passed; finished in <duration>"),
             (
@@ -295,12 +290,12 @@ mod tests {
             ("due 2026-11-20, at 1700000000", "due 2026-11-20, at 1700000000"),
             ("now=1795161600 ms=1795161600123", "now=<time> ms=<time>"),
             (
-                "/work/src/lib.rs:41: bad, in /work, /workspaces/x, a/work/b",
-                "src/lib.rs:41: bad, in ., /workspaces/x, a/work/b",
+                "/home/user/work/src/lib.rs:41: bad, in /home/user/work, /home/user/workspaces/x, a/home/user/work/b",
+                "src/lib.rs:41: bad, in ., /home/user/workspaces/x, a/home/user/work/b",
             ),
-            ("/var/lib/x/work/sandboxes/d/own/3/runs/12/work/src/a.py:3", "src/a.py:3"),
+            ("/var/lib/x/work/sandboxes/d/own/3/i12/home/work/src/a.py:3", "src/a.py:3"),
             (
-                "in '/var/lib/x/work/sandboxes/d/own/3/runs/12/work', /var/lib/x/work/sandboxes/d/r/1/home/.cache",
+                "in '/var/lib/x/work/sandboxes/d/own/3/i12/home/work', /var/lib/x/work/sandboxes/d/r/1/home/.cache",
                 "in '.', /home/user/.cache",
             ),
             ("wrote /tmp/.tmpAb3dEf/x and /tmp/pytest-of-me/pytest-12/t0", "wrote <tmp>/x and <tmp>/t0"),

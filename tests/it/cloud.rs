@@ -407,7 +407,7 @@ async fn a_template_is_built_once_and_again_when_it_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_kept_sandbox_may_cost_is_told() {
+async fn what_a_kept_sandbox_may_cost_is_told_and_without_a_key_our_own_server_stands_in() {
     let bench = Bench::new();
     let sandbox = bench.sandbox();
     let job = bench.job(Environment::default());
@@ -419,5 +419,23 @@ async fn what_a_kept_sandbox_may_cost_is_told() {
     sandbox.release("run-1").await;
     bench.nothing_lives().await;
     drop(sandbox);
+
+    let setup = SandboxSetup {
+        env: Env::system(),
+        folder: bench.folder(),
+        scope: bench.scope.clone(),
+        program: Some(env!("CARGO_BIN_EXE_nightcrew").into()),
+        places: Places::default(),
+        watcher: None,
+    };
+    let own = Remote::new(&setup, E2B, Options::default());
+    assert_eq!(own.billed(&job.environment), None);
+    let prepared = own.prepare(&job, &bench.base).await.unwrap();
+    assert!(
+        prepared.sandbox.starts_with("sandboxd (") && prepared.sandbox.ends_with("; e2b has no key"),
+        "{prepared:?}"
+    );
+    assert_eq!(said(own.run(&job, &bench.on("cat a", true)).await), "a1\n");
+    drop(own);
     bench.close().await;
 }

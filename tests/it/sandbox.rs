@@ -1,8 +1,8 @@
-//! `sandboxd` over the real isolation and real repositories: environments, folders, results, what crashes leave, how runs are kept apart.
+//! The sandbox over our own server, which it starts, and real repositories: environments, folders, results, what crashes leave, how runs
+//! are kept apart.
 //!
 //! What belongs here: what needs commands to run. Recipes are shell only, so that nothing but git is needed.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use nightcrew::domain::definition::{Environment, ServiceCommand, SetupCommand};
 use nightcrew::domain::sandbox::{SandboxAnswer, SandboxRequest};
 use nightcrew::isolation::Tier;
 use nightcrew::ports::sandbox::{Files, Job, Listed, Places, Sandbox, SandboxError, SandboxSetup};
-use nightcrew::sandboxes::sandboxd::{Keep, Options, Sandboxd};
+use nightcrew::sandboxes::e2b::{Options, Remote, SANDBOXD};
 use nightcrew::workspace::Repository;
 
 use crate::workspace::Place;
@@ -67,7 +67,7 @@ impl Bench {
         Self { _place: place, repository, base, clock, scope, folder }
     }
 
-    fn sandbox(&self, options: Options) -> Sandboxd {
+    fn sandbox(&self, options: Options) -> Remote {
         let env = Env { clock: Arc::new(self.clock.clone()), ..Env::system() };
         let setup = SandboxSetup {
             env,
@@ -77,7 +77,7 @@ impl Bench {
             places: Places::default(),
             watcher: None,
         };
-        Sandboxd::new(&setup, options)
+        Remote::new(&setup, SANDBOXD, options)
     }
 
     fn job(&self, environment: &Environment, owner: &str) -> Job {
@@ -117,9 +117,10 @@ impl Bench {
     /// Everything that was started has ended, and no folder of a command is left.
     async fn close(self) {
         assert_eq!(self.scope.close(Duration::from_secs(60)).await, Vec::<String>::new());
-        for own in self.names("own") {
-            assert_eq!(self.names(&format!("own/{own}/runs")), Vec::<String>::new(), "folders of commands are left");
+        for own in self.names("client/own") {
+            assert_eq!(self.names(&format!("client/own/{own}")), Vec::<String>::new(), "files on their way are left");
         }
+        assert_eq!(self.names("own"), Vec::<String>::new(), "a server has left something");
     }
 }
 
@@ -203,7 +204,7 @@ async fn what_is_broken_is_told_with_its_output() {
     let SandboxError::Broken { what, receipt, output } = &error else { panic!("{error:?}") };
     assert_eq!((what.as_str(), receipt.exit), ("failed with exit code 3 (setup)", Some(3)));
     assert_eq!(output, "out\nno such package");
-    assert_eq!(bench.names("images").iter().filter(|name| !name.starts_with('.')).count(), 0, "nothing is kept of it");
+    assert_eq!(bench.names("client/templates"), Vec::<String>::new(), "nothing is kept of it");
 
     let error = prepare(Environment {
         setup: vec![setup("echo x >made", &[])],
@@ -218,7 +219,6 @@ async fn what_is_broken_is_told_with_its_output() {
     for (environment, message) in [
         (Environment { tools: vec!["git".into(), "no-such-tool".into()], ..Environment::default() }, "`no-such-tool`"),
         (Environment { image: Some("debian".into()), ..Environment::default() }, "`debian`"),
-        (Environment { network_run: vec!["example.com".into()], ..Environment::default() }, "example.com"),
         (Environment { tools: vec!["../../bin/sh".into()], ..Environment::default() }, "sh`"),
     ] {
         let error = prepare(environment).await;
@@ -284,7 +284,7 @@ async fn every_tier_keeps_what_it_should_and_restores_the_rest() {
         Environment { setup: vec![setup(line, &["a"])], checks: vec!["own-tool".into()], ..Environment::default() };
     let mut hashes = std::collections::BTreeSet::new();
     for tier in Tier::ALL {
-        let sandbox = bench.sandbox(Options { tier: Some(tier), ..Options::default() });
+        let sandbox = bench.sandbox(Options { tier: Some(tier.name().into()), ..Options::default() });
         let job = bench.job(&environment, "run/fix");
         match sandbox.prepare(&job, &bench.base).await {
             Ok(prepared) => {
@@ -326,9 +326,9 @@ async fn receipts_and_results_say_what_happened() {
     let receipt = &answer.receipt;
     assert_eq!((receipt.exit, receipt.signal, receipt.stopped.as_deref()), (Some(4), None, None));
     assert_eq!((receipt.provider.as_str(), receipt.network.as_str()), ("sandboxd", "none"));
-    let report = sandbox.report().await.unwrap();
-    assert_eq!(receipt.isolation, report.tier.unwrap().name());
-    assert_eq!(receipt.gaps.len(), report.gaps.len());
+    let report = sandbox.report().await.unwrap().unwrap();
+    assert_eq!((Some(&receipt.isolation), &receipt.gaps), (report.isolation.as_ref(), &report.gaps));
+    assert!(receipt.template == "base" && receipt.sandbox.len() > 10, "{receipt:?}");
     assert_eq!(receipt.at, "2026-05-04T10:00:00Z".parse().unwrap());
 
     // The hash tells every byte, also of what was cut out, and each part from the others.
@@ -390,7 +390,7 @@ async fn runs_side_by_side_do_not_disturb_each_other() {
     assert!(tokio::time::timeout(Duration::from_millis(300), one.prepare(&slow, &bench.base)).await.is_err());
     drop((one, two));
     assert_eq!(bench.scope.close(Duration::from_secs(60)).await, Vec::<String>::new());
-    assert!(bench.names("images").iter().all(|name| !name.starts_with('.')), "{:?}", bench.names("images"));
+    assert_eq!(bench.names("client/templates").len(), 1, "{:?}", bench.names("client/templates"));
     bench.close().await;
 }
 
@@ -403,63 +403,46 @@ async fn what_a_crash_left_goes_at_the_next_start() {
         let sandbox = bench.sandbox(Options::default());
         sandbox.prepare(&job, &bench.base).await.unwrap()
     };
-    // A builder and a command that died half-way, a manifest that was never finished.
-    let half = bench.folder.join(format!("images/.half-{}-77-0/work", prepared.environment));
-    let run = bench.folder.join("own/77-0/runs/1/work");
-    for folder in [&half, &run] {
-        std::fs::create_dir_all(folder).unwrap();
-        std::fs::write(folder.join("x"), "x").unwrap();
-        std::fs::set_permissions(folder, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
-    }
-    std::fs::write(bench.folder.join("own/77-0.lock"), "").unwrap();
-    let image = bench.folder.join("images").join(prepared.environment.to_string());
-    let manifest = std::fs::read(image.join("manifest.json")).unwrap();
-    std::fs::write(image.join("manifest.json"), &manifest[..manifest.len() / 2]).unwrap();
+    // A process that died with files on their way, a record that was never finished.
+    let scratch = bench.folder.join("client/own/77-0/1");
+    std::fs::create_dir_all(&scratch).unwrap();
+    std::fs::write(scratch.join("x"), "x").unwrap();
+    std::fs::set_permissions(&scratch, std::os::unix::fs::PermissionsExt::from_mode(0o0)).unwrap();
+    std::fs::write(bench.folder.join("client/own/77-0.lock"), "").unwrap();
+    let record = bench.folder.join(format!("client/templates/{}.json", prepared.environment));
+    let whole = std::fs::read(&record).unwrap();
+    std::fs::write(&record, &whole[..whole.len() / 2]).unwrap();
 
     let sandbox = bench.sandbox(Options::default());
-    assert!(sandbox.prepare(&job, &bench.base).await.unwrap().built, "half a manifest is none");
-    assert!(!half.exists() && !run.exists() && !bench.folder.join("own/77-0.lock").exists());
+    assert!(sandbox.prepare(&job, &bench.base).await.unwrap().built, "half a record is none");
+    assert!(!scratch.exists() && !bench.folder.join("client/own/77-0.lock").exists());
     assert_eq!(said(&sandbox.run(&job, &bench.on(&bench.base, "cat made", true)).await.unwrap()), "x");
-    // An image that is taken away meanwhile is made again.
-    std::fs::remove_dir_all(&image).unwrap();
+    // A template that is taken away meanwhile is made again.
+    let text = std::fs::read_to_string(&record).unwrap();
+    let name = text.split("\"name\":\"").nth(1).unwrap().split('"').next().unwrap();
+    std::fs::write(&record, text.replace(name, "nightcrew-gone")).unwrap();
     assert_eq!(said(&sandbox.run(&job, &bench.on(&bench.base, "cat made", true)).await.unwrap()), "x");
     bench.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn old_environments_and_folders_go() {
+async fn sandboxes_of_steps_go_when_nobody_comes_back() {
     let bench = Bench::new(&[("a", "a\n")]);
-    let keep = Keep { images: 2, ..Keep::default() };
     let idle = Duration::from_secs(3600);
-    let sandbox = bench.sandbox(Options { keep, folders: 2, folder_idle: idle, ..Options::default() });
-    let mut hashes = BTreeMap::new();
-    for name in ["one", "two", "three"] {
+    let sandbox = bench.sandbox(Options { kept: 2, kept_idle: idle, ..Options::default() });
+    let run = async |name: &str| {
         bench.clock.advance(Duration::from_secs(60));
-        let environment =
-            Environment { setup: vec![setup(&format!("echo {name} >made"), &[])], ..Environment::default() };
-        let job = bench.job(&environment, name);
-        let command = "cat made; test -e kept && echo again; echo x >kept; true";
-        assert_eq!(said(&sandbox.run(&job, &bench.on(&bench.base, command, false)).await.unwrap()), name);
-        let hash = sandbox.prepare(&job, &bench.base).await.unwrap().environment.to_string();
-        hashes.insert(name, (hash, job));
-    }
-    let gone = async {
-        while bench.names("images").len() > 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), gone).await.unwrap();
-    let mut left = vec![hashes["two"].0.clone(), hashes["three"].0.clone()];
-    left.sort();
-    assert_eq!(bench.names("images"), left);
-    let kept = async |name: &str| {
+        let job = bench.job(&Environment::default(), name);
         let request = bench.on(&bench.base, "test -e kept && echo kept; echo x >kept", false);
-        sandbox.run(&hashes[name].1, &request).await.unwrap().stdout
+        sandbox.run(&job, &request).await.unwrap().stdout
     };
-    assert_eq!((kept("three").await.as_str(), kept("two").await.as_str()), ("kept\n", "kept\n"));
-    assert_eq!(kept("one").await, "", "the longest unused folder went");
+    for name in ["one", "two", "three"] {
+        assert_eq!(run(name).await, "");
+    }
+    assert_eq!((run("three").await.as_str(), run("two").await.as_str()), ("kept\n", "kept\n"));
+    assert_eq!(run("one").await, "", "the longest unused one went");
     bench.clock.advance(idle + Duration::from_secs(1));
-    assert_eq!(kept("two").await, "", "it has become too old");
+    assert_eq!(run("two").await, "", "it has become too old");
     drop(sandbox);
     bench.close().await;
 }
@@ -482,7 +465,7 @@ async fn services_are_up_before_the_command_and_gone_after_it() {
     let ran = sandbox.run(&job, &bench.on(&bench.base, "cat \"/tmp/store\"; exit 5", true)).await;
     match &ran {
         // The last tier alone has no loopback, and then no services.
-        Err(SandboxError::Missing { .. }) if sandbox.report().await.unwrap().tier.unwrap().name() == "landlock" => {}
+        Err(SandboxError::Missing { .. }) if !sandbox.report().await.unwrap().unwrap().loopback => {}
         Err(error) => panic!("{error:?}"),
         Ok(answer) => {
             assert_eq!((answer.stdout.as_str(), answer.receipt.exit), ("it's up\n", Some(5)), "{answer:?}");

@@ -11,8 +11,8 @@ use crate::cli::session::Session;
 use crate::cli::ui::{DIM, GREEN, RED, paint};
 use crate::domain::code::TreeId;
 use crate::domain::sandbox::SandboxAnswer;
-use crate::isolation::Chunk;
-use crate::sandboxes::sandboxd::{Built, Progress};
+use crate::ports::sandbox::Progress;
+use crate::sandboxes::e2b::Built;
 use crate::sinks::text;
 
 /// Bytes of a command for a person or a pipe. A terminal gets nothing that could move its cursor or set its title.
@@ -61,7 +61,7 @@ impl Shown<'_> {
             Progress::Began { phase, command } => {
                 ui.say(format!("{} $ {}", phase.name(), text::line(&command)));
             }
-            Progress::Output(Chunk::Stdout(bytes) | Chunk::Stderr(bytes)) => {
+            Progress::Output(bytes) => {
                 for byte in bytes {
                     if byte == b'\n' || self.line.len() >= Self::LONGEST {
                         self.end_line();
@@ -106,8 +106,8 @@ impl Done {
             one.used_by.join(", "),
             built.environment.short(),
             how.to_owned(),
+            built.template.clone(),
             text::duration(took),
-            bytes(built.bytes),
         ];
         let json = json!({
             "environment": one.environment.file,
@@ -117,7 +117,7 @@ impl Done {
             "built": built.built,
             "made_at": built.made_at,
             "duration_ms": u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
-            "bytes": built.bytes,
+            "template": built.template,
             "receipts": built.receipts,
         });
         Self { good: true, rows: vec![row], json }
@@ -171,15 +171,6 @@ fn collected(stdout: &str) -> Option<u64> {
     })
 }
 
-/// `812 KB`, `1.4 GB`.
-fn bytes(bytes: u64) -> String {
-    match bytes {
-        0..1_000_000 => format!("{} KB", bytes.div_ceil(1000)),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes as f64 / 1e6),
-        _ => format!("{:.1} GB", bytes as f64 / 1e9),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,9 +181,5 @@ mod tests {
         assert_eq!(collected("collected 7 items\n"), Some(7));
         assert_eq!(collected("x: test\n3 tests, 0 benchmarks\n"), Some(3));
         assert_eq!(collected("nothing here\n"), None);
-        assert_eq!(
-            (bytes(10), bytes(1_500_000), bytes(2_340_000_000)),
-            ("1 KB".into(), "1.5 MB".into(), "2.3 GB".into())
-        );
     }
 }

@@ -109,10 +109,12 @@ done
 $group /bin/sh -c "$command" </dev/null &
 pid=$!
 started="$started $pid"
+# Shells tell of signals, which is not the command's to say.
+exec 2>/dev/null
 wait $pid
 code=$?
 finish
-[ $code -le 128 ] || kill -$((code - 128)) $$ 2>/dev/null
+[ $code -le 128 ] || kill -$((code - 128)) $$
 exit $code
 "#;
 
@@ -178,7 +180,7 @@ find . ! -type d -exec sh -c 'for f do
 done' sh {} +
 cd "$own"
 mv again/tracked tracked
-rm -rf again "$HOME/.nightcrew-tree.tar"#;
+rm -rf again "$HOME"/.nightcrew-tree.tar"#;
 
 /// The last step, with what the template then says of itself.
 pub(super) fn restore(marker: &str) -> String {
@@ -399,7 +401,8 @@ mod tests {
             let place = home.0.path().display();
             let expected = format!("{place}/work\n{place}/.nightcrew/results/junit.xml\nit's\n");
             assert_eq!((output.status.code(), String::from_utf8(output.stdout).unwrap()), (Some(3), expected));
-            let output = ran("kill -9 $$", Vec::new());
+            let output = ran("echo said >&2; kill -9 $$", Vec::new());
+            assert_eq!(output.stderr, b"said\n");
             assert_eq!(std::os::unix::process::ExitStatusExt::signal(&output.status), Some(9), "kept: {kept}");
             let store = service("store", "sleep 0.2; echo up >$HOME/up; sleep 60", Some("test -s $HOME/up"));
             let output =

@@ -99,7 +99,8 @@ impl Site {
     pub(super) fn new(setup: &SandboxSetup, kind: &str, tier: Option<String>) -> Self {
         let (e2b, sandboxd) = (&setup.places.e2b, &setup.places.sandboxd);
         let Chosen { provider, url, instead } = chosen(kind, &setup.places);
-        let folder = setup.folder.with_file_name(provider);
+        // Who stands in has its own folder, beside it.
+        let folder = if provider == kind { setup.folder.clone() } else { setup.folder.with_file_name(provider) };
         let key = if provider == E2B { &e2b.key } else { &sandboxd.key };
         let sandbox_url = if provider == E2B { e2b.sandbox_url.clone() } else { url.clone() };
         let (host, how, part) = match (url, key) {

@@ -542,12 +542,9 @@ async fn a_room_has_a_user_of_its_own_where_the_daemon_is_root() {
             spec.user = (name == "one").then(|| user.clone());
             let room = isolation.open(spec).await.unwrap();
             let mark = format!("mark-{}-{tier}-user-{name}", std::process::id());
-            // It waits without starting anybody, who would be called the same for a moment.
-            let line = format!("cat below/file && echo x >made; exec sh -c 'echo waits; read line' {mark}");
-            let mut process = shell(&line);
-            process.stdin = Stdin::Open;
-            let mut started = room.start(process).await.unwrap();
-            assert_eq!(until(&mut started.running, "waits\n").await, "theirs\nwaits\n", "{tier}");
+            let mut started =
+                start(&room, &format!("cat below/file && echo x >made; sh -c 'sleep 1000; :' {mark}")).await;
+            assert_eq!(until(&mut started.running, "\n").await, "theirs\n", "{tier}");
             let pid = number_of(&mark, "__confine");
             let uid = std::fs::metadata(format!("/proc/{pid}")).unwrap().uid();
             assert!(uid >= 60_800, "{tier}: {uid}");

@@ -69,8 +69,9 @@ impl Demo {
             }
         };
         list("sandboxes/sandboxd/own");
+        list("sandboxes/sandboxd/client/own");
         list("worktrees");
-        list("sandboxes/sandboxd/images");
+        list("sandboxes/sandboxd/client/templates");
         for clone in std::fs::read_dir(work.join("repositories")).into_iter().flatten() {
             list(&format!("repositories/{}/temporary", clone.unwrap().file_name().display()));
         }

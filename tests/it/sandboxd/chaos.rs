@@ -348,7 +348,8 @@ async fn a_slow_reader_costs_the_server_no_memory_and_loses_nothing() {
     let server = Real::start(&folder);
     let (_, envd) = server.create().await;
     let before = server.memory();
-    let process = start(&envd, &format!("head -c {BYTES} /dev/zero")).await;
+    let mut process = start(&envd, &format!("echo up; head -c {BYTES} /dev/zero")).await;
+    up(&mut process).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
     // Others are served meanwhile.
     assert_eq!(run(&envd, "echo quick").await, ("quick\n".into(), 0));

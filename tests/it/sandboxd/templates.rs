@@ -1,6 +1,5 @@
 //! Templates: built by E2B's calls, used by sandboxes, kept over a restart and a `kill -9`.
 
-#[allow(dead_code)] // The server has use for all of it.
 #[path = "../../../src/sandboxd/templates/tar_writer.rs"]
 mod tar_writer;
 
