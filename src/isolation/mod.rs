@@ -251,7 +251,10 @@ impl Isolation {
     ///
     /// Errors: `NoTier`, `Spec`, `Egress`, `Work`, `ReadOnly`, `State`; what fails later comes out of [`Running::wait`].
     pub async fn start(&self, spec: Spec) -> Result<Running, Error> {
-        self.start_in(self.tier.ok_or(Error::NoTier)?, spec, self.take_user()).await
+        let tier = self.tier.ok_or(Error::NoTier)?;
+        // Handing its directories over for one command would touch every file, each time.
+        let user = if tier.own_file_system() { None } else { self.take_user() };
+        self.start_in(tier, spec, user).await
     }
 
     async fn start_in(&self, tier: Tier, spec: Spec, user: Option<TakenUser>) -> Result<Running, Error> {
@@ -288,7 +291,8 @@ impl Isolation {
             path.host = tokio::fs::canonicalize(&path.host).await.map_err(failed)?;
         }
         let shared = &self.shared;
-        if user.is_none() && shared.machine.root && self.own_user.contains(&tier) {
+        let needed = !ground.once || !tier.own_file_system();
+        if needed && user.is_none() && shared.machine.root && self.own_user.contains(&tier) {
             return Err(Error::Spec("too many sandboxes at the same time".into()));
         }
         let of_its_own = tier == Tier::Landlock && user.is_some();
