@@ -45,20 +45,20 @@ if [ -L "$work" ] || [ ! -d "$work" ]; then
 fi
 cd "$work"
 xargs -0 sh -c 'for f do
-  if [ -L "$f" ]; then rm -f "$f"
-  elif [ -d "$f" ]; then [ -r "$f" ] && [ -w "$f" ] && [ -x "$f" ] || chmod u+rwx "$f"
-  elif [ -e "$f" ]; then rm -f "$f"
+  if [ -L "$f" ]; then rm -f -- "$f"
+  elif [ -d "$f" ]; then [ -r "$f" ] && [ -w "$f" ] && [ -x "$f" ] || chmod u+rwx -- "$f"
+  elif [ -e "$f" ]; then rm -f -- "$f"
   fi
 done' sh <"$own/bring/folders"
-xargs -0 rm -rf <"$own/bring/clear"
+xargs -0 rm -rf -- <"$own/bring/clear"
 tar -xpomf "$own/bring/tree.tar"
-xargs -0 sh -c 'for f do rmdir "$f" 2>/dev/null || :; done' sh <"$own/bring/empty"
+xargs -0 sh -c 'for f do rmdir -- "$f" 2>/dev/null || :; done' sh <"$own/bring/empty"
 mv "$own/bring/paths" "$own/paths"
 rm -rf "$own/bring"
 "#;
 
 /// Prints a line for every file of the tree that is there: what the file system knows of it, then its name. See [`super::bring`].
-pub(super) const LOOK: &str = r#"cd "$HOME/work" && xargs -0 stat -c '%i %f %s %y %z %n' <"$HOME/.nightcrew/paths" 2>/dev/null
+pub(super) const LOOK: &str = r#"cd "$HOME/work" && xargs -0 stat -c '%i %f %s %y %z %n' -- <"$HOME/.nightcrew/paths" 2>/dev/null
 exit 0
 "#;
 
@@ -312,7 +312,7 @@ mod tests {
     #[test]
     fn the_code_becomes_that_of_the_tree_whatever_a_command_did_to_it() {
         let (mut trees, home) = (Trees::default(), Home::new());
-        let odd = "odd 'name\"";
+        let odd = "-odd 'name\"";
         let one = trees.add(
             '1',
             &[("a", "a1"), ("src/b", "b1"), ("src/deep/c", "x:c1"), ("old/d", "d1"), ("link", ">src/b"), (odd, "o")],
@@ -324,7 +324,7 @@ mod tests {
         let nothing = Listing::new();
         let before = home.bring(&trees, &Change::between(&nothing, &one.1, |_| false), &one);
         let first =
-            "./a 644 a1\n./link > src/b\n./odd 'name\" 644 o\n./old/d 644 d1\n./src/b 644 b1\n./src/deep/c 755 c1\n";
+            "./-odd 'name\" 644 o\n./a 644 a1\n./link > src/b\n./old/d 644 d1\n./src/b 644 b1\n./src/deep/c 755 c1\n";
         assert_eq!(home.run(LOOKS), first);
         let before = seen(before.as_bytes());
         assert_eq!(before.len(), one.1.len(), "{before:?}");
@@ -349,7 +349,7 @@ mod tests {
         let to_two = change(&again, &look(), &two.1);
         assert_eq!(to_two.gone, [PathBuf::from("old/d")]);
         home.bring(&trees, &to_two, &two);
-        let second = "./a 644 a2\n./link > a\n./new/e 644 e2\n./odd 'name\" 644 o\n./out 644 built\n./src/b 644 b1\n./src/deep/c 755 c1\n";
+        let second = "./-odd 'name\" 644 o\n./a 644 a2\n./link > a\n./new/e 644 e2\n./out 644 built\n./src/b 644 b1\n./src/deep/c 755 c1\n";
         assert_eq!(home.run(LOOKS), second);
         assert_eq!(home.run("stat -c %Y.%y \"$HOME/work/src/b\""), time);
         assert!(!home.0.path().join("work/old").exists());
