@@ -18,6 +18,7 @@ mod own;
 mod process;
 mod rest;
 mod templates;
+mod unread;
 mod wire_in;
 
 use std::collections::BTreeMap;
@@ -136,6 +137,7 @@ impl Server {
             .merge(files::routes())
             .fallback(rest::unknown)
             .method_not_allowed_fallback(rest::wrong_method)
+            .layer(axum::middleware::from_fn(unread::taken))
             .with_state(self.shared.clone())
     }
 

@@ -252,6 +252,34 @@ async fn a_client_that_goes_away_in_the_middle_of_a_stream_harms_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_refused_while_sending_hears_why() {
+    use std::io::Read as _;
+    let (_directory, folder) = directory();
+    let server = Real::start(&folder);
+    let address = server.url.strip_prefix("http://").unwrap().to_owned();
+    let talk = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(&address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        // Twice on one connection: the first refusal did not close it.
+        for _ in 0..2 {
+            let head =
+                "POST /files?path=x HTTP/1.1\r\nhost: x\r\ne2b-sandbox-id: inone\r\ncontent-length: 300000\r\n\r\n";
+            stream.write_all(head.as_bytes()).unwrap();
+            for _ in 0..3 {
+                std::thread::sleep(Duration::from_millis(100));
+                stream.write_all(&[7; 100_000]).unwrap();
+            }
+            let mut answer = vec![0; 4096];
+            let length = stream.read(&mut answer).unwrap();
+            let text = String::from_utf8_lossy(&answer[..length]).into_owned();
+            assert!(text.starts_with("HTTP/1.1 502") && text.contains("was not found"), "{text}");
+        }
+    });
+    talk.await.unwrap();
+    server.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sandbox_killed_at_work_ends_every_call_as_gone() {
     let (_directory, folder) = directory();
     let server = Real::start(&folder);
