@@ -187,7 +187,7 @@ pub(super) fn restore(marker: &str) -> String {
     format!("{RESTORE}\nprintf %s {} >marker", quoted(marker))
 }
 
-/// A setup command as a step. Its output stands between two lines that tell its number and how it ended, since what a builder
+/// A setup command as a step. Its output (both in one, so that they keep their order) stands between two lines that tell its number and how it ended, since what a builder
 /// writes around them is its own affair.
 pub(super) fn setup(number: usize, command: &str, environment: &Environment) -> String {
     let cargo = match environment.network_setup.is_empty() {
@@ -198,8 +198,8 @@ pub(super) fn setup(number: usize, command: &str, environment: &Environment) -> 
     // A builder may print the script itself: none of its lines reads like ours.
     let (begin, end) = (BEGIN.trim_end_matches(':'), END.trim_end_matches(':'));
     format!(
-        "printf '%s:%s\\n' {begin} {number}\nprintf '%s:%s\\n' {begin} {number} >&2\ncd \"$HOME/work\" || exit {OWN_EXIT}\nexport CI=true{cargo}\n\
-         /bin/sh -c {} </dev/null\ncode=$?\nprintf '\\n%s:%s:%s\\n' {end} {number} $code\nexit $code",
+        "printf '%s:%s\\n' {begin} {number}\ncd \"$HOME/work\" || exit {OWN_EXIT}\nexport CI=true{cargo}\n\
+         /bin/sh -c {} </dev/null 2>&1\ncode=$?\nprintf '\\n%s:%s:%s\\n' {end} {number} $code\nexit $code",
         quoted(command)
     )
 }
@@ -365,7 +365,7 @@ mod tests {
         let line = "echo \"it's $CI\"; echo spoiled >a; rm -r d; echo x >d; chmod 644 src/c; rm l; ln -s /etc l; echo built >out; \
                     chmod 500 src; rm -rf ~/.nightcrew; echo last >&2";
         let built = home.run(&setup(0, line, &environment));
-        assert_eq!(built, "nightcrew-begin:0\nit's true\n\nnightcrew-end:0:0\n");
+        assert_eq!(built, "nightcrew-begin:0\nit's true\nlast\n\nnightcrew-end:0:0\n");
         home.template(&trees, &tree);
         home.run(&restore("{\"it's\": 1}"));
         let looks = "./a 644 a1\n./d/e 644 e1\n./l > a\n./out 644 built\n./src/b 644 b1\n./src/c 755 c1\n";
