@@ -56,20 +56,19 @@ pub(super) async fn taken(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let watched = Watched { body: Some(body.into_data_stream()), left: left.clone() };
     let response = next.run(Request::from_parts(parts, Body::from_stream(watched))).await;
-    if response.status().is_client_error() || response.status().is_server_error() {
-        let rest = left.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(mut rest) = rest {
-            let mut bytes = 0;
-            let reading = async {
-                while bytes <= MOST_BYTES
-                    && let Some(Ok(piece)) = rest.next().await
-                {
-                    bytes += piece.len();
-                }
-            };
-            // One who is slower than that hears it or not.
-            drop(tokio::time::timeout(PATIENCE, reading).await);
-        }
+    // Whatever the status: a refused Connect stream is answered with 200.
+    let rest = left.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(mut rest) = rest {
+        let mut bytes = 0;
+        let reading = async {
+            while bytes <= MOST_BYTES
+                && let Some(Ok(piece)) = rest.next().await
+            {
+                bytes += piece.len();
+            }
+        };
+        // One who is slower than that hears it or not.
+        drop(tokio::time::timeout(PATIENCE, reading).await);
     }
     response
 }
