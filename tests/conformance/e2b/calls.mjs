@@ -69,7 +69,8 @@ await fs.remove('folder/2', { user: 'user' })
 await (await fs.watchDir('folder', () => {}, { recursive: true })).stop()
 
 const context = await mkdtemp(join(tmpdir(), 'golden-'))
-await writeFile(join(context, 'file.txt'), 'text')
+// Another content than the other SDK's, or it would be there already and not be sent.
+await writeFile(join(context, 'file.txt'), 'from JavaScript')
 const template = Template({ fileContextPath: context })
   .fromTemplate('base')
   .copy('file.txt', '/home/user/file.txt', { user: 'user', mode: 0o644 })

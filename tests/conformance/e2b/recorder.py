@@ -168,17 +168,21 @@ class Recorder:
                 answer = connection.getresponse()
                 self.send_response_only(answer.status)
                 for name, value in answer.getheaders():
-                    if name.lower() not in ("transfer-encoding", "content-length", "connection"):
+                    if name.lower() not in ("transfer-encoding", "connection"):
                         self.send_header(name, value)
                 if answer.status == 204 or self.command == "HEAD":
                     self.end_headers()
                     return
-                self.send_header("transfer-encoding", "chunked")
+                # An answer of a known length stays one: a client may take an empty one for what it is.
+                whole = answer.getheader("content-length") is not None
+                if not whole:
+                    self.send_header("transfer-encoding", "chunked")
                 self.end_headers()
                 while piece := answer.read1(65536):
-                    self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+                    self.wfile.write(piece if whole else b"%x\r\n%s\r\n" % (len(piece), piece))
                     self.wfile.flush()
-                self.wfile.write(b"0\r\n\r\n")
+                if not whole:
+                    self.wfile.write(b"0\r\n\r\n")
                 connection.close()
 
             do_GET = do_POST = do_PUT = do_DELETE = do_PATCH = do_HEAD = pass_on
