@@ -37,6 +37,9 @@ pub struct WorkshopSetup {
     pub path: std::ffi::OsString,
 }
 
+/// A sandbox that was made, by its kind and by where it is.
+type Made = (String, Places, Arc<dyn Sandbox>);
+
 /// Made once per process that holds a state directory.
 #[derive(Debug)]
 pub struct Workshop {
@@ -46,7 +49,7 @@ pub struct Workshop {
     shelf: OnceLock<Shelf>,
     repositories: Mutex<HashMap<String, Arc<Repository>>>,
     /// By name and by where it is.
-    sandboxes: Mutex<Vec<(String, Places, Arc<dyn Sandbox>)>>,
+    sandboxes: Mutex<Vec<Made>>,
 }
 
 /// Where the code of a run comes from.
