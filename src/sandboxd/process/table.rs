@@ -166,7 +166,10 @@ impl Processes {
                 biased;
                 () = owner.processes.gone.cancelled() => gone(),
                 () = stopping.cancelled() => gone(),
-                last = one.pump(running, deadline.is_some()) => last,
+                // A process that always has something to say may come to its end before anybody else gets a turn.
+                last = one.pump(running, deadline.is_some()) => {
+                    if owner.processes.gone.is_cancelled() || stopping.is_cancelled() { gone() } else { last }
+                }
             };
             owner.processes.forget(&one);
             let how = match &last.end {

@@ -545,8 +545,17 @@ async fn a_room_has_a_user_of_its_own_where_the_daemon_is_root() {
             let mut started =
                 start(&room, &format!("cat below/file && echo x >made; sh -c 'sleep 1000; :' {mark}")).await;
             assert_eq!(until(&mut started.running, "\n").await, "theirs\n", "{tier}");
-            let pid = number_of(&mark, "__confine");
-            let uid = std::fs::metadata(format!("/proc/{pid}")).unwrap().uid();
+            // What the line before was said by may be ending still.
+            let (mut uid, mut pid) = (None, 0);
+            for _ in 0..1000 {
+                pid = number_of(&mark, "__confine");
+                uid = std::fs::metadata(format!("/proc/{pid}")).ok().map(|found| found.uid());
+                if uid.is_some() && home.join("made").exists() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            let uid = uid.unwrap();
             assert!(uid >= 60_800, "{tier}: {uid}");
             uids.insert(uid);
             assert_eq!(std::fs::metadata(home.join("made")).unwrap().uid(), uid, "{tier}");
