@@ -1,7 +1,7 @@
 //! Stop after entry n, start again, for every n: the end is that of the undisturbed run. What judges reads only the model
 //! server's log, the output folder and the database.
 
-mod shipped;
+pub mod shipped;
 
 use std::collections::BTreeMap;
 

@@ -16,6 +16,8 @@ mod daemon;
 mod demo;
 /// The client of E2B's protocol against a scripted cloud, and against our own server.
 mod e2b;
+/// The shipped fix over sandboxes elsewhere, with the real binary: faults on the way, kills, and nothing left.
+mod e2b_run;
 /// Environments by hand, and what `doctor` says about them.
 mod env;
 /// Stand-ins for the services outside.

@@ -188,6 +188,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// What it says goes to the file `log`.
+    pub fn new(child: Child, log: PathBuf) -> Self {
+        Self { child, log }
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }

@@ -73,7 +73,7 @@ fn shipped() -> [Shipped; 3] {
 }
 
 /// Has the demo lay out its files in `folder` and ends it before it runs anything.
-fn lay_out(folder: &Path) {
+pub fn lay_out(folder: &Path) {
     let laid = tempfile::tempdir().unwrap();
     let mut command = demo::command(laid.path(), &["demo", "laid"]);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();

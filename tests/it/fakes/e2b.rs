@@ -13,8 +13,6 @@
 //! assert_eq!(cloud.calls("create").len(), 2);
 //! ```
 //!
-//! [`E2b::before`] stands before a server that really does what is asked; requests, faults and key are the same.
-//!
 //! [`E2b::before`] stands before a real server instead, which does what is asked; the requests, the faults and the key are the same.
 
 #![allow(dead_code)] // More than each test needs.
@@ -96,6 +94,8 @@ pub enum Fault {
     Garbage(&'static str),
     /// The sandbox is gone before it is looked at.
     Vanish,
+    /// Of a real server's: it is done, and once so many bytes of the answer's body have come the sandbox ends, and the connection.
+    VanishAfter(usize),
 }
 
 impl Fault {
@@ -172,7 +172,8 @@ struct Cloud {
     templates: BTreeMap<String, Template>,
     /// What was made with an idempotency key.
     made: BTreeMap<String, Value>,
-    faults: Vec<(String, Fault)>,
+    /// By the kind of the call, and what its body holds.
+    faults: Vec<(String, String, Fault)>,
     requests: Vec<Request>,
     /// What a cloud would not have let pass.
     violations: Vec<String>,
@@ -297,7 +298,17 @@ impl E2b {
 
     /// What goes wrong with the next call of this kind; further ones wait for the calls after it.
     pub fn fail(&self, call: &str, fault: Fault) {
-        self.state.cloud().faults.push((call.to_owned(), fault));
+        self.fail_where(call, "", fault);
+    }
+
+    /// The same for the next one whose body holds these words.
+    pub fn fail_where(&self, call: &str, words: &str, fault: Fault) {
+        self.state.cloud().faults.push((call.to_owned(), words.to_owned(), fault));
+    }
+
+    /// What has not gone wrong yet, though it was to.
+    pub fn faults(&self) -> Vec<(String, String, Fault)> {
+        self.state.cloud().faults.clone()
     }
 
     /// The same for the next `times` calls.
@@ -390,8 +401,10 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) -> std::io::Result
         let fault = {
             let mut cloud = state.cloud();
             cloud.requests.push(request.clone());
-            let at = cloud.faults.iter().position(|(call, _)| *call == request.call);
-            at.map(|at| cloud.faults.remove(at).1)
+            let body = String::from_utf8_lossy(&request.body);
+            let due = |(call, words, _): &(String, String, Fault)| *call == request.call && body.contains(words);
+            let at = cloud.faults.iter().position(due);
+            at.map(|at| cloud.faults.remove(at).2)
         };
         match &fault {
             Some(Fault::Cut) => return Ok(()),
@@ -403,7 +416,13 @@ async fn connection(mut stream: TcpStream, state: Arc<State>) -> std::io::Result
         }
         let behind = state.cloud().behind.clone();
         if let Some((address, key)) = behind {
-            return forward::forward(&mut stream, &request, fault, address, &key).await;
+            let done = forward::forward(&mut stream, &request, fault, address, &key).await;
+            if let Err(error) = &done
+                && error.kind() == std::io::ErrorKind::Other
+            {
+                state.cloud().violations.push(format!("{}: {error}", request.call));
+            }
+            return done;
         }
         if matches!(fault, Some(Fault::Vanish)) {
             let id = request.sandbox.clone().unwrap_or_default();

@@ -22,12 +22,7 @@ pub async fn forward(
         return whole(client, status, &headers, content_type, &body, body.len()).await;
     }
     if matches!(fault, Some(Fault::Vanish)) {
-        let id = request.sandbox.clone().unwrap_or_default();
-        let mut other = TcpStream::connect(address).await?;
-        let kill =
-            format!("DELETE /sandboxes/{id} HTTP/1.1\r\nhost: cloud\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
-        other.write_all(kill.as_bytes()).await?;
-        other.read_to_end(&mut Vec::new()).await?;
+        end(request, address, key).await?;
     }
     let mut server = TcpStream::connect(address).await?;
     let mut head = format!("{} {} HTTP/1.1\r\n", request.method, request.target);
@@ -53,7 +48,7 @@ pub async fn forward(
             return Ok(());
         }
         Some(Fault::Slow(pause)) => tokio::time::sleep(pause).await,
-        Some(Fault::Torn(most)) => left = most,
+        Some(Fault::Torn(most) | Fault::VanishAfter(most)) => left = most,
         _ => {}
     }
     let (mut piece, mut begun, mut in_body) = (vec![0; 64 * 1024], Vec::new(), false);
@@ -66,7 +61,10 @@ pub async fn forward(
         };
         let mut bytes = &piece[..count];
         if bytes.is_empty() {
-            return client.flush().await;
+            return match fault {
+                Some(Fault::VanishAfter(_)) => Err(std::io::Error::other("the answer was too short to vanish in it")),
+                _ => client.flush().await,
+            };
         }
         if !in_body {
             begun.extend_from_slice(bytes);
@@ -79,7 +77,21 @@ pub async fn forward(
         client.write_all(passed).await?;
         left -= passed.len();
         if left == 0 {
+            if matches!(fault, Some(Fault::VanishAfter(_))) {
+                end(request, address, key).await?;
+            }
             return client.flush().await;
         }
     }
+}
+
+/// Ends the sandbox that the request is about.
+async fn end(request: &Request, address: SocketAddr, key: &str) -> std::io::Result<()> {
+    let id = request.sandbox.clone().unwrap_or_default();
+    let mut other = TcpStream::connect(address).await?;
+    let kill =
+        format!("DELETE /sandboxes/{id} HTTP/1.1\r\nhost: cloud\r\nx-api-key: {key}\r\nconnection: close\r\n\r\n");
+    other.write_all(kill.as_bytes()).await?;
+    other.read_to_end(&mut Vec::new()).await?;
+    Ok(())
 }
