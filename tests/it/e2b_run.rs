@@ -50,6 +50,18 @@ impl Stage {
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
 
+    /// From now on the tests take until they are ended; there is a process with this word meanwhile.
+    fn tests_hang(&self, word: &str) {
+        let text = std::fs::read_to_string(self.path("samples/environment.yaml")).unwrap();
+        assert!(text.contains("test: \"cargo"));
+        self.write("samples/environment.yaml", &text.replace("test: \"cargo", &format!("test: \"sleep {word}; cargo")));
+    }
+
+    /// One run that goes on.
+    fn begin(&self) -> Process {
+        start(self.command(&["run", "error-to-pr", "--profile", "demo"]), &self.path("run.log"))
+    }
+
     fn command(&self, arguments: &[&str]) -> Command {
         let begin = ["--config", "nightcrew.yaml", "--state", "state", "--json"];
         demo::command(self.folder.path(), &[&begin[..], arguments].concat())
@@ -109,7 +121,7 @@ fn start(mut command: Command, log: &Path) -> Process {
 
 /// `nightcrew sandboxd`, started by hand.
 struct Server {
-    _process: Process,
+    process: Process,
     url: String,
 }
 
@@ -122,7 +134,7 @@ impl Server {
         let process = start(demo::command(directory, &arguments), &directory.join("server.log"));
         let url = |log: String| Some(log.split_once("sandboxes at ")?.1.split_once(',')?.0.to_owned());
         until("the server listens", async || url(process.log()).is_some()).await;
-        Self { url: url(process.log()).unwrap(), _process: process }
+        Self { url: url(process.log()).unwrap(), process }
     }
 
     /// Ids of the sandboxes that live.
@@ -200,4 +212,89 @@ async fn faults_on_the_way_to_e2b_change_nothing_that_comes_of_it() {
     let run = stage.run();
     assert!(cloud.faults().is_empty(), "never came: {:?}", cloud.faults());
     held(&server, directory.path(), &cloud, &stage, &run).await;
+}
+
+/// Processes of this machine that hold `word` among what they were started with, or work below `folder`.
+fn processes(word: &str, folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line).replace('\0', " ");
+        let there = std::fs::read_link(entry.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(folder));
+        if there || line.contains(word) {
+            found.push(line);
+        }
+    }
+    found
+}
+
+/// The word of a command that hangs, of this test process alone.
+fn word(number: u32) -> String {
+    format!("{number}{:07}", std::process::id())
+}
+
+/// The files of sandboxes, and the folders of the servers that had them.
+fn left(folder: &Path) -> Vec<PathBuf> {
+    let mut found = sandbox_folders(folder);
+    for entry in std::fs::read_dir(folder.join("work/sandboxes/sandboxd/own")).into_iter().flatten() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_a_run_in_the_middle_of_its_tests_leaves_no_process_and_no_file_of_a_sandbox() {
+    let stage = Stage::new("sandboxd", &json!({}));
+    let word = word(95);
+    stage.tests_hang(&word);
+    let state = stage.path("state");
+    let run = stage.begin();
+    until("the tests run", async || processes(&word, &state).iter().any(|line| line.starts_with("sleep "))).await;
+    assert!(!left(&state).is_empty(), "{}", run.log());
+    run.kill();
+    until("every process ends", async || processes(&word, stage.folder.path()).is_empty()).await;
+    until("every file goes", async || left(&state).is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_elsewhere_is_used_and_what_dead_processes_left_there_is_ended() {
+    let directory = directory();
+    let folder = directory.path().join("server");
+    let server = Server::begin(directory.path()).await;
+    let services = json!({"sandboxd": {"url": server.url, "api_key": "secret:OWN"}});
+    let stage = Stage::new("sandboxd", &services);
+    let usual = std::fs::read_to_string(stage.path("samples/environment.yaml")).unwrap();
+    let word = word(94);
+    stage.tests_hang(&word);
+    let run = stage.begin();
+    until("the tests run", async || processes(&word, &folder).iter().any(|line| line.starts_with("sleep "))).await;
+    let orphans = server.live().await;
+    assert!(!orphans.is_empty() && !left(&folder).is_empty(), "{}", run.log());
+    run.kill();
+
+    // The server does not know that nobody waits; the next process of the same folder ends what the dead one had.
+    assert!(!server.live().await.is_disjoint(&orphans));
+    stage.write("samples/environment.yaml", &usual);
+    let run = stage.run();
+    for receipt in stage.has_acted(&run, "sandboxd (") {
+        assert_eq!(json!([receipt["provider"], receipt["network"]]), json!(["sandboxd", "none"]), "{receipt:#}");
+    }
+    assert_eq!(left(&stage.path("state")), Vec::<PathBuf>::new(), "a server was started here");
+    until("orphans end", async || server.live().await.is_empty()).await;
+    until("their processes end", async || processes(&word, &folder).is_empty()).await;
+
+    // The server dies with sandboxes, and the next one removes what is left of it.
+    let made = Call::new("POST", format!("{}/v2/sandboxes", server.url)).header("x-api-key", OWN_KEY);
+    let made = made.json(&json!({"templateID": "base", "timeout": 600})).send().await;
+    assert_eq!(made.status, 201, "{made:?}");
+    let made = made.json()["sandboxID"].as_str().unwrap().to_owned();
+    let of_it = || sandbox_folders(&folder).iter().any(|path| path.ends_with(&made));
+    assert!(of_it());
+    server.process.kill();
+    assert!(of_it(), "nobody was there to remove anything");
+    let next = Server::begin(directory.path()).await;
+    assert!(next.live().await.is_empty() && !of_it());
 }
