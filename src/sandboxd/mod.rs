@@ -1,11 +1,9 @@
 //! An E2B-compatible sandbox server over `isolation/`: E2B's control plane and in-sandbox daemon on one port.
 //!
 //! One file per group of calls: [`rest`] (sandboxes), [`templates`] (builds and images), [`process`] and [`files`] (the in-sandbox
-//! daemon). A sandbox is a [`live::Live`]: a room (`isolation::Room`) over a home of its own; [`life`] makes, pauses and ends them. Files are read and written by a worker
-//! inside of the room, so no path of a client or of a command is ever resolved here. It holds no credential but the key that callers
-//! must have.
-
-#![allow(dead_code)] // Until its parts are there.
+//! daemon). A sandbox is a [`live::Live`]: a room (`isolation::Room`) over a home of its own; [`life`] makes, pauses and ends them.
+//! Files are read and written by a worker inside of the room, so no path of a client or of a command is ever resolved here. It holds
+//! no credential but the key that callers must have.
 
 mod again;
 mod attach;

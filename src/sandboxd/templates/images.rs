@@ -95,7 +95,8 @@ impl Image {
 /// A lock, let go when it is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
-    file: File,
+    /// Held for its end.
+    _file: File,
     path: PathBuf,
 }
 
@@ -158,7 +159,7 @@ impl Images {
             }
             // Whoever retired it meanwhile has taken the name away: a lock on a file without a name keeps nobody out.
             if std::fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|own| own.ino() == found.ino())) {
-                return Ok(Some(Lock { file, path }));
+                return Ok(Some(Lock { _file: file, path }));
             }
         }
     }
@@ -396,6 +397,6 @@ mod tests {
         old.try_lock().unwrap();
         let two = images.try_alone("x").unwrap().unwrap();
         assert!(images.try_alone("x").unwrap().is_none());
-        assert!(two.file.metadata().unwrap().ino() != old.metadata().unwrap().ino());
+        assert!(two._file.metadata().unwrap().ino() != old.metadata().unwrap().ino());
     }
 }

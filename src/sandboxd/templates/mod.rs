@@ -124,14 +124,6 @@ impl Templates {
         Ok(this)
     }
 
-    /// How homes are made, for people.
-    pub fn how(&self) -> &'static str {
-        match self.spares.how {
-            copy::How::Reflink => "copies that share their blocks (reflink)",
-            copy::How::Bytes => "full copies, one kept ready for each template in use",
-        }
-    }
-
     /// The template with this name or id, which may have a tag behind a colon.
     pub fn resolve(&self, name: &str) -> Result<Template, ApiError> {
         let plain = Template { id: BASE.into(), memory_mb: MEMORY_MB, cpu_count: CPU_COUNT, ..Template::default() };

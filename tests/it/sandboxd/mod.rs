@@ -3,8 +3,6 @@
 //! [`Bench`] is a server in this process over a folder that goes away; [`Call`] is one request. What belongs here is what the protocol
 //! says and what the server promises beyond it; how commands are confined is in `isolation/`.
 
-#![allow(dead_code)] // What the tests of each part of the server need; they come with their parts.
-
 mod attached;
 mod chaos;
 mod escape;
