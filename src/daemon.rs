@@ -6,12 +6,17 @@
 //! Stop order, here and nowhere else: refuse new triggers → let each run reach its next journalled point → close the listeners →
 //! flush the journal → exit. Runs stay open and are taken up by the next holder.
 
+mod chat;
+mod credentials;
+mod errors;
 pub mod limits;
 pub mod load;
 pub mod params;
 mod findings;
 mod inherit;
 mod intake;
+mod outside;
+mod reports;
 pub mod serve;
 pub mod signals;
 mod start;

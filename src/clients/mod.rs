@@ -2,7 +2,9 @@
 
 pub mod e2b;
 pub mod git;
+pub mod github;
 pub mod http;
+pub mod slack;
 pub mod verify;
 
 pub use http::install_tls;

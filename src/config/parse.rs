@@ -103,6 +103,7 @@ pub(super) fn settings(
         secrets: r.secrets.clone(),
         services,
         sources,
+        sinks: BTreeMap::new(),
         hide,
         http,
         limits,

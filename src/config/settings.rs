@@ -9,6 +9,7 @@ use crate::base::secret::SecretRef;
 use crate::domain::definition::{From, Origin};
 use crate::domain::model::{Role, Usage};
 use crate::domain::run::Effects;
+pub use crate::ports::service::{Service, Services};
 
 /// Everything the daemon was told.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct Settings {
     pub secrets: BTreeMap<String, SecretRef>,
     pub services: Services,
     pub sources: BTreeMap<String, SourceSettings>,
+    /// By the name that `report.to` uses.
+    pub sinks: BTreeMap<String, SinkSettings>,
     /// Fields that never reach a model or a report.
     pub hide: Vec<String>,
     pub http: Http,
@@ -129,26 +132,6 @@ impl Prices {
     }
 }
 
-/// `services:`; what this version does not use yet is kept as data for `doctor`.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Services {
-    pub github: Option<Service>,
-    pub slack: Option<Service>,
-    pub sentry: Option<Service>,
-    pub e2b: Option<Service>,
-    pub sandboxd: Option<Service>,
-}
-
-/// One outside service: plain settings and secrets by key.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Service {
-    pub settings: BTreeMap<String, String>,
-    pub secrets: BTreeMap<String, SecretRef>,
-    pub lists: BTreeMap<String, Vec<String>>,
-    /// By key, then by the name that it is given: absolute, or relative to the configuration's folder.
-    pub files: BTreeMap<String, BTreeMap<String, PathBuf>>,
-}
-
 /// One entry under `sources:`, or in a profile's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceSettings {
@@ -158,6 +141,35 @@ pub struct SourceSettings {
     pub secret: Option<SecretRef>,
     pub bearer: Option<SecretRef>,
     pub timeout: Duration,
+    pub origin: Origin,
+    /// The folder against which its files are resolved.
+    pub base: PathBuf,
+}
+
+impl SourceSettings {
+    /// A source that no file names: it is reached through `services`.
+    pub fn implied(kind: &str, settings: &Settings) -> Self {
+        Self {
+            kind: kind.to_owned(),
+            target: None,
+            secret: None,
+            bearer: None,
+            timeout: Duration::from_secs(30),
+            origin: Origin::default(),
+            base: settings.base.clone(),
+        }
+    }
+}
+
+/// One entry under `sinks:`: a place for reports beside those that are built in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SinkSettings {
+    /// A name in `Registry::sinks`: `markdown`, `webhook`.
+    pub kind: String,
+    /// A folder or an address.
+    pub target: String,
+    /// What a webhook is signed with.
+    pub secret: Option<SecretRef>,
     pub origin: Origin,
     /// The folder against which its files are resolved.
     pub base: PathBuf,

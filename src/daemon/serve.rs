@@ -40,6 +40,7 @@ pub async fn serve(holder: Holder, listener: Listener, signals: Signals) -> anyh
         stopping: holder.inner.stopping.clone(),
     };
     listener.serve(&holder.inner.scope, health);
+    super::outside::start(&holder).await?;
     let resumed = holder.resume_open().await.context("taking up interrupted runs")?;
     if !resumed.is_empty() {
         tracing::info!(runs = resumed.len(), "interrupted runs go on");

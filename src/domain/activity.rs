@@ -42,6 +42,8 @@ pub enum Activity {
     Findings(FindingsRequest),
     /// Publishes a ticket or a pull request. Acts outside. Yields `proposal::Published`.
     Publish(Box<Proposal>),
+    /// Looks after what the pipeline has published to `sink` before. Repeatable. Yields `proposal::Tended`.
+    Tend { sink: String, effects: super::run::Effects },
 }
 
 /// Whether a crash between beginning and end matters.
@@ -69,6 +71,7 @@ impl Activity {
             Self::Lines(_) => "lines",
             Self::Findings(_) => "findings",
             Self::Publish(_) => "publish",
+            Self::Tend { .. } => "tend",
         }
     }
 
@@ -85,7 +88,8 @@ impl Activity {
             | Self::Sandbox(_)
             | Self::Code(_)
             | Self::Lines(_)
-            | Self::Findings(_) => Care::Pure,
+            | Self::Findings(_)
+            | Self::Tend { .. } => Care::Pure,
         }
     }
 
@@ -225,6 +229,25 @@ pub struct Delivery {
     pub report: Box<Report>,
     /// By which the sink finds what it already delivered: `run/path/sink`.
     pub key: String,
+    #[serde(default, skip_serializing_if = "Thread::is_default")]
+    pub thread: Thread,
+}
+
+/// `report.thread`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Thread {
+    /// One message per run, its details in the thread.
+    #[default]
+    PerRun,
+    /// One message and thread per finding, edited as things move.
+    PerFinding,
+}
+
+impl Thread {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Proof that the host did it.

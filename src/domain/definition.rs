@@ -135,6 +135,8 @@ pub struct Repository {
     pub r#ref: Option<String>,
     /// The clone that the local profile uses, relative to the pipeline's file.
     pub path: Option<String>,
+    /// Where its text may go although it is private: `public_channels`, `public_repositories`.
+    pub may_reach: Vec<String>,
 }
 
 /// A checked `environments/*.yaml`.

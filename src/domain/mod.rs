@@ -5,6 +5,7 @@ pub mod code;
 pub mod definition;
 pub mod diff;
 pub mod entry;
+pub mod error_group;
 pub mod finding;
 pub mod model;
 pub mod money;

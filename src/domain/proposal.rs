@@ -38,6 +38,24 @@ pub enum Proposed {
     CloseTicket {
         why: String,
     },
+    /// Tells the tracker of errors what became of one of its issues.
+    ErrorNote(Box<ErrorNote>),
+}
+
+/// What the tracker of errors (Sentry) is told of one of its issues. Texts are untrusted.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ErrorNote {
+    /// The issue's id over there.
+    pub issue: String,
+    /// One sentence, then links: (what, address). Both come from receipts of the host.
+    pub text: String,
+    pub links: Vec<(String, String)>,
+    /// Sentry's `assignedTo`: `user:ID`, `team:ID` or an address; from YAML.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assign: Option<String>,
+    /// Set it resolved.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub resolve: bool,
 }
 
 /// A ticket from typed fields. All texts are untrusted.
@@ -117,6 +135,38 @@ impl PublishState {
     pub fn is_there(self) -> bool {
         self.acted() || self == Self::Unchanged
     }
+}
+
+/// What was found of earlier publications of a pipeline.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tended {
+    /// Drafts that are open now.
+    pub open: u32,
+    /// What has ended since it was published, whoever ended it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ended: Vec<EndedWork>,
+}
+
+/// A pull request or ticket that is not open any more.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EndedWork {
+    pub key: String,
+    pub url: String,
+    pub fingerprints: Vec<String>,
+    pub how: WorkEnd,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkEnd {
+    /// The pull request is in.
+    Merged,
+    /// A person closed it.
+    Closed,
+    /// A person closed the ticket as not planned.
+    NotPlanned,
+    /// Nobody looked at it in time; we closed it.
+    Expired,
 }
 
 /// What became of a proposal.

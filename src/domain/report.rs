@@ -25,6 +25,52 @@ pub struct Report {
     pub blocks: Vec<ReportBlock>,
     pub chart: Option<Chart>,
     pub footer: Footer,
+    /// What the report is about, one by one: threads and buttons are made of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<ReportFinding>,
+    /// A person is asked something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub question: Option<Question>,
+}
+
+/// One finding of a report, and what was done about it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ReportFinding {
+    /// By which its thread is found again, in every run of the pipeline.
+    pub fingerprint: String,
+    /// The finding's id in the ledger, for buttons; empty: it is not there.
+    pub id: String,
+    pub title: String,
+    /// Short lines for people: how often and by whom seen, the size of the patch.
+    pub lines: Vec<String>,
+    /// The proof in one sentence, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<String>,
+    /// Pull request or ticket.
+    pub links: Vec<Link>,
+    /// `draft`, `ticket`, `declined`, `failed`, …
+    pub state: String,
+}
+
+/// What a person is asked. Only a signal answers it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Question {
+    /// The step that waits, in the run of the report.
+    pub path: String,
+    /// The signal that it waits for: `approve`, `answer`.
+    pub signal: String,
+    pub ask: String,
+    /// (label, text) of what is shown with it.
+    pub given: Vec<(String, String)>,
+    pub expires_at: Option<jiff::Timestamp>,
+    /// What happens then, in words.
+    pub on_expiry: String,
+    /// Hash of exactly what is approved.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub hash: String,
+    /// How it was answered, and by whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answered: Option<(String, String)>,
 }
 
 /// One part of the body, in the order of `from`.

@@ -18,8 +18,10 @@ use crate::models::tape::{Recorder, TapeWriter};
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
 use crate::ports::model::{Model, ModelSetup};
+use crate::ports::publisher::{Branches, PublisherSetup};
+use crate::ports::service::{HomeRepository, Outside, Shared};
 use crate::ports::sink::{Sink, SinkSetup};
-use crate::ports::source::{Source, SourceSetup};
+use crate::ports::source::{ErrorShelf, Source, SourceSetup};
 
 use super::calls::Gates;
 use super::executor::default_max_rows;
@@ -42,6 +44,7 @@ pub struct Bound {
     pub(super) prices: Prices,
     pub(super) gates: Arc<Gates>,
     pub(super) out: PathBuf,
+    pub(super) outside: Outside,
     models: BTreeMap<Role, Result<Arc<dyn Model>, Stop>>,
     sources: HashMap<String, Result<Arc<dyn Source>, Stop>>,
     pub(super) registry: Registry,
@@ -94,11 +97,38 @@ impl Bound {
     /// The sink that the profile binds to a name in the YAML.
     pub(super) fn sink(&self, name: &str) -> Result<Arc<dyn Sink>, Stop> {
         let bound = self.profile.sinks.get(name).map_or(name, String::as_str);
-        let make = self.registry.sink(bound).and_then(|kind| kind.make);
-        make.map(|make| make(&SinkSetup { out: self.out.clone() })).ok_or_else(|| {
+        let own = self.settings.sinks.get(bound);
+        let make = self.registry.sink(own.map_or(bound, |own| &own.kind)).and_then(|kind| kind.make);
+        let setup = SinkSetup {
+            out: self.out.clone(),
+            outside: self.outside.clone(),
+            repository: self.home_repository(),
+            target: own.map(|own| own.target.clone()),
+            secret: own.and_then(|own| own.secret.clone()),
+        };
+        make.map(|make| make(&setup)).ok_or_else(|| {
             Stop::Blocked(Failure::new("E-SINK", format!("reports cannot go to `{bound}` in this version")).help(
                 format!("bind `{name}` to `files` in the profile `{}`: sinks: {{{name}: files}}", self.profile.name),
             ))
+        })
+    }
+
+    /// What the profile's publishers are made with.
+    pub(super) fn publisher_setup(&self, branches: Option<Arc<dyn Branches>>) -> PublisherSetup {
+        PublisherSetup {
+            out: self.out.clone(),
+            branches,
+            outside: self.outside.clone(),
+            repository: self.home_repository(),
+        }
+    }
+
+    /// The repository that the YAML names.
+    fn home_repository(&self) -> Option<HomeRepository> {
+        self.pipeline.repository.as_ref().map(|named| HomeRepository {
+            github: named.github.clone(),
+            r#ref: named.r#ref.clone(),
+            may_reach: named.may_reach.clone(),
         })
     }
 
@@ -145,6 +175,10 @@ pub struct StandardBind {
     pub record: Option<Arc<TapeWriter>>,
     /// For runs that work on code.
     pub workshop: Option<Arc<Workshop>>,
+    /// What our own intake has received.
+    pub errors: Option<Arc<dyn ErrorShelf>>,
+    /// One client per service for all runs.
+    pub shared: Shared,
     cache: Mutex<Definitions>,
     models: Mutex<HashMap<String, Arc<dyn Model>>>,
     gates: Arc<Gates>,
@@ -160,6 +194,8 @@ impl StandardBind {
             load,
             record: None,
             workshop: None,
+            errors: None,
+            shared: Shared::default(),
             cache: Mutex::default(),
             models: Mutex::default(),
             gates: Arc::default(),
@@ -216,7 +252,31 @@ impl StandardBind {
         Ok(made)
     }
 
-    fn source(&self, name: &str, settings: &SourceSettings) -> Result<Arc<dyn Source>, Stop> {
+    /// Sources that need no entry of their own: the errors of `on.sentry` (our own intake if it has this project, else Sentry's
+    /// API if that is configured) and the statistics of the pipeline's repository.
+    fn implied(&self, pipeline: &Pipeline, settings: &Settings) -> Vec<(&'static str, &'static str)> {
+        let mut implied = Vec::new();
+        if let Some(on) = &pipeline.on.sentry {
+            let taken_in = settings.intake.iter().flat_map(|intake| &intake.projects).any(|own| own.name == on.project);
+            if taken_in {
+                implied.push(("sentry", "intake"));
+            } else if settings.services.sentry.as_ref().is_some_and(|sentry| sentry.secret("token").is_some()) {
+                implied.push(("sentry", "sentry"));
+            }
+        }
+        if pipeline.repository.as_ref().is_some_and(|repository| repository.github.is_some()) {
+            implied.push(("github", "github"));
+        }
+        implied
+    }
+
+    fn source(
+        &self,
+        name: &str,
+        settings: &SourceSettings,
+        pipeline: &Pipeline,
+        outside: &Outside,
+    ) -> Result<Arc<dyn Source>, Stop> {
         let blocked = |message: String, help: &str| Stop::Blocked(Failure::new("E-SOURCE", message).help(help));
         let make = self.registry.source(&settings.kind).and_then(|kind| kind.make).ok_or_else(|| {
             blocked(
@@ -231,6 +291,10 @@ impl StandardBind {
             bearer: settings.bearer.clone(),
             timeout: settings.timeout,
             base: settings.base.clone(),
+            outside: outside.clone(),
+            project: pipeline.on.sentry.as_ref().map(|on| on.project.clone()),
+            repository: pipeline.repository.as_ref().and_then(|repository| repository.github.clone()),
+            errors: self.errors.clone(),
         };
         make(&setup).map_err(|e| blocked(e.to_string(), "see `nightcrew doctor`"))
     }
@@ -254,8 +318,22 @@ impl Bind for StandardBind {
         let pipeline = in_environment_of(&profile, pipeline);
         let models = settings.models.iter().map(|(role, model)| (*role, self.model(model, &profile))).collect();
         // A profile's sources replace the configured ones by name.
+        let outside = Outside {
+            services: Arc::new(settings.services.clone()),
+            shared: self.shared.clone(),
+            env: self.env.clone(),
+        };
+        let implied = self.implied(&pipeline, &settings);
+        let implied =
+            implied.into_iter().map(|(name, kind)| (name.to_owned(), SourceSettings::implied(kind, &settings)));
         let named = settings.sources.iter().chain(&profile.sources);
-        let sources = named.map(|(name, source)| (name.clone(), self.source(name, source))).collect();
+        let named = implied.chain(named.map(|(name, source)| (name.clone(), source.clone())));
+        let sources = named
+            .map(|(name, source)| {
+                let made = self.source(&name, &source, &pipeline, &outside);
+                (name, made)
+            })
+            .collect();
         Ok(Arc::new(Bound {
             pipeline,
             prices: settings.prices.clone(),
@@ -263,6 +341,7 @@ impl Bind for StandardBind {
             profile,
             gates: self.gates.clone(),
             out: self.out.clone(),
+            outside,
             models,
             sources,
             registry: self.registry,

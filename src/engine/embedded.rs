@@ -293,6 +293,7 @@ impl Context {
             // What is finished is not thrown away for want of a second.
             Activity::Deliver(_)
             | Activity::Publish(_)
+            | Activity::Tend { .. }
             | Activity::Findings(_)
             | Activity::Code(_)
             | Activity::Lines(_)

@@ -28,6 +28,7 @@ use crate::tools::artifact;
 use super::Live;
 use super::bind::Bound;
 use super::embedded::{journal_broken, raw};
+use super::publish::{E_CREDENTIAL, E_UNKNOWN};
 
 /// Where an act stands in its run.
 #[derive(Clone, Debug)]
@@ -110,6 +111,7 @@ impl Executor {
                     Activity::Code(request) => self.code(request).await,
                     Activity::Lines(request) => self.lines(request).await.map(|passages| raw(&passages)),
                     Activity::Findings(request) => self.findings(&at, request).await,
+                    Activity::Tend { sink, effects } => self.tend(sink, *effects).await.map(|tended| raw(&tended)),
                     Activity::Model(_) | Activity::Deliver(_) | Activity::Publish(_) => {
                         unreachable!("handled above")
                     }
@@ -255,17 +257,28 @@ impl Executor {
                 (EntryKind::ActivityDone, output.clone(), Ok(Arc::from(output)))
             }
             Err(error) => {
-                let stop = match &error {
-                    SinkError::Missing { message, help } => Stop::Blocked(Failure::new("E-SINK", message).help(help)),
-                    SinkError::Write { source, .. } => {
-                        Stop::Failed(Failure::new("E-SINK", format!("{error}: {source}")))
-                    }
-                };
+                let stop = sink_stop(error);
                 (EntryKind::ActivityFailed, raw(&stop), Err(stop))
             }
         };
         self.journal.settle(self.entry(&at, kind, payload), intended.seq, None).await.map_err(journal_broken)?;
         answer
+    }
+}
+
+fn sink_stop(error: SinkError) -> Stop {
+    let text = error.to_string();
+    match error {
+        SinkError::Missing { message, help } => Stop::Blocked(Failure::new("E-SINK", message).help(help)),
+        SinkError::Credential { message, help, .. } => Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help)),
+        SinkError::Refused { message, help } => Stop::Failed(Failure::new("E-SINK", message).help(help)),
+        SinkError::Unavailable { message, .. } => {
+            Stop::Failed(Failure::new("E-SINK", message).help("nightcrew resume tries it again"))
+        }
+        SinkError::Unknown { .. } => Stop::Failed(
+            Failure::new(E_UNKNOWN, text).help("look there by hand; `nightcrew resume` looks again before it sends"),
+        ),
+        SinkError::Write { ref source, .. } => Stop::Failed(Failure::new("E-SINK", format!("{text}: {source}"))),
     }
 }
 

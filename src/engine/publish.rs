@@ -10,12 +10,12 @@ use serde_json::json;
 use serde_json::value::RawValue;
 
 use crate::domain::activity::Receipt;
-use crate::domain::code::{CommitId, TreeId};
+use crate::domain::code::{BlobId, CommitId, TreeId};
 use crate::domain::entry::EntryKind;
-use crate::domain::proposal::{Proposal, Proposed, PublishState, Published};
+use crate::domain::proposal::{Proposal, Proposed, PublishState, Published, Tended};
 use crate::domain::run::{Effects, Failure};
 use crate::ports::durable::Stop;
-use crate::ports::publisher::{Branches, PublishError, PublisherKind, PublisherSetup};
+use crate::ports::publisher::{Branches, PublishError, PublisherKind, TreeChange};
 use crate::workspace::Repository;
 
 use super::embedded::{journal_broken, raw};
@@ -67,9 +67,9 @@ impl Executor {
                 Ok(repository) => Some(Arc::new(PrivateBranches(repository)) as Arc<dyn Branches>),
                 Err(stop) => return self.not_published(&at, stop).await,
             },
-            Proposed::Ticket(_) | Proposed::CloseTicket { .. } => None,
+            Proposed::Ticket(_) | Proposed::CloseTicket { .. } | Proposed::ErrorNote(_) => None,
         };
-        let publisher = make(&PublisherSetup { out: self.bound.out.clone(), branches });
+        let publisher = make(&self.bound.publisher_setup(branches));
         let payload = json!({"kind": "publish", "publisher": kind.name, "proposal": proposal});
         let intended = self.journal.intend(self.entry(&at, EntryKind::ActivityIntended, raw(&payload)), None).await;
         let intended = intended.map_err(journal_broken)?;
@@ -89,6 +89,15 @@ impl Executor {
         };
         self.journal.settle(self.entry(&at, entry, payload), intended.seq, None).await.map_err(journal_broken)?;
         answer
+    }
+
+    /// Looks after what this pipeline has published. In preview nothing was published to others, and nothing is looked at.
+    pub(super) async fn tend(&self, sink: &str, effects: Effects) -> Result<Tended, Stop> {
+        let Some(name) = self.bound.profile.sinks.get(sink) else { return Ok(Tended::default()) };
+        let kind = self.bound.registry.publisher(name).filter(|kind| kind.local || effects == Effects::Live);
+        let Some(make) = kind.and_then(|kind| kind.make) else { return Ok(Tended::default()) };
+        let publisher = make(&self.bound.publisher_setup(None));
+        publisher.tend(&self.bound.pipeline.name, self.env.now()).await.map_err(publish_stop)
     }
 
     /// Nothing was begun, so there is nothing to settle.
@@ -120,6 +129,7 @@ fn takes(what: &Proposed) -> &'static str {
     match what {
         Proposed::Ticket(_) | Proposed::CloseTicket { .. } => "ticket",
         Proposed::PullRequest(_) => "pull_request",
+        Proposed::ErrorNote(_) => "error_note",
     }
 }
 
@@ -128,6 +138,7 @@ fn default_of(what: &Proposed) -> &'static str {
     match what {
         Proposed::Ticket(_) | Proposed::CloseTicket { .. } => "files",
         Proposed::PullRequest(_) => "local_branch",
+        Proposed::ErrorNote(_) => "sentry",
     }
 }
 
@@ -136,6 +147,7 @@ fn would_have(kind: &PublisherKind, proposal: &Proposal) -> Published {
         Proposed::Ticket(_) => "a ticket",
         Proposed::PullRequest(_) => "a draft pull request",
         Proposed::CloseTicket { .. } => "the end of a ticket",
+        Proposed::ErrorNote(_) => "a note on the error",
     };
     Published {
         state: PublishState::WouldHave,
@@ -150,11 +162,25 @@ fn would_have(kind: &PublisherKind, proposal: &Proposal) -> Published {
     }
 }
 
+/// A secret is refused by the service that it is for; its runs wait until it is replaced.
+pub(super) const E_CREDENTIAL: &str = "E-CREDENTIAL";
+/// It is not known whether an act happened; a person is told, and it is not done again.
+pub(super) const E_UNKNOWN: &str = "E-UNKNOWN";
+
 fn publish_stop(error: PublishError) -> Stop {
+    let text = error.to_string();
     match error {
         PublishError::Missing { message, help } => Stop::Blocked(Failure::new(E_PUBLISH, message).help(help)),
-        PublishError::Refused { message } => Stop::Failed(Failure::new(E_PUBLISH, message)),
-        PublishError::Write { ref source, .. } => Stop::Failed(Failure::new(E_PUBLISH, format!("{error}: {source}"))),
+        PublishError::Credential { message, help, .. } => Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help)),
+        PublishError::Unsafe { message, help } => Stop::Unsafe(Failure::new(E_PUBLISH, message).help(help)),
+        PublishError::Unknown { .. } => Stop::Failed(
+            Failure::new(E_UNKNOWN, text).help("look there by hand; `nightcrew resume` looks again before it acts"),
+        ),
+        PublishError::Unavailable { message, .. } => {
+            Stop::Failed(Failure::new(E_PUBLISH, message).help("nightcrew resume tries it again"))
+        }
+        PublishError::Refused { .. } | PublishError::BaseMoved { .. } => Stop::Failed(Failure::new(E_PUBLISH, text)),
+        PublishError::Write { ref source, .. } => Stop::Failed(Failure::new(E_PUBLISH, format!("{text}: {source}"))),
     }
 }
 
@@ -184,6 +210,19 @@ impl Branches for PrivateBranches {
 
     fn folder(&self) -> PathBuf {
         self.0.folder().to_owned()
+    }
+
+    fn changes(&self, base: &TreeId, new: &TreeId) -> Result<Vec<TreeChange>, String> {
+        let changed = self.0.changes(base, new).map_err(told)?;
+        Ok(changed.into_iter().map(|(path, mode, blob)| TreeChange { path, mode, blob }).collect())
+    }
+
+    fn blob(&self, id: &BlobId) -> Result<Vec<u8>, String> {
+        self.0.blob(id).map_err(told)
+    }
+
+    fn file(&self, tree: &TreeId, path: &str) -> Result<Option<Vec<u8>>, String> {
+        self.0.file(tree, path).map_err(told)
     }
 }
 

@@ -3,6 +3,8 @@
 //! Knows nothing about what the daemon does; it reads a [`Health`]. Bound before any work begins, so that a taken port is
 //! told at once. Loopback by default; nothing here changes anything, so nothing asks for a token.
 
+pub mod hooks;
+
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -15,6 +15,10 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_first.sql"),
     include_str!("migrations/0002_findings.sql"),
     include_str!("migrations/0003_sandbox_money.sql"),
+    include_str!("migrations/0004_triggers.sql"),
+    include_str!("migrations/0005_errors.sql"),
+    include_str!("migrations/0006_ties.sql"),
+    include_str!("migrations/0007_parked.sql"),
 ];
 
 /// `NCRW`: tells our files from other SQLite databases.

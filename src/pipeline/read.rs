@@ -305,6 +305,13 @@ fn repository(node: &Node, c: &mut Context<'_>) -> Option<Repository> {
     };
     let r#ref = text("ref", &mut map, c);
     let path = text("path", &mut map, c);
+    let mut may_reach = Vec::new();
+    if let Some(node) = map.optional("may_reach", &mut c.d) {
+        for item in node.one_or_more() {
+            let word = item.word("`may_reach`", &["public_channels", "public_repositories"], &mut c.d);
+            may_reach.extend(word.map(str::to_owned));
+        }
+    }
     if !map.has("github") && !map.has("path") {
         c.error(
             &codes::NEEDS,
@@ -315,7 +322,7 @@ fn repository(node: &Node, c: &mut Context<'_>) -> Option<Repository> {
         );
     }
     map.finish(&mut c.d);
-    Some(Repository { github, r#ref, path })
+    Some(Repository { github, r#ref, path, may_reach })
 }
 
 fn trigger_type() -> Type {

@@ -63,6 +63,7 @@ pub fn json_schema(registry: &Registry) -> Value {
                 "github": {"type": "string", "pattern": "^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+$", "description": "owner/name"},
                 "ref": text_of("The branch."),
                 "path": text_of("The clone that the local profile uses."),
+                "may_reach": {"description": "Where its text may go although it is private.", "type": "array", "items": {"enum": ["public_channels", "public_repositories"]}},
             })),
             "environment": text_of("The environment's file, relative to this one."),
             "tools": {"type": "object", "description": "Read-only queries that `fetch` and agents may call.", "additionalProperties": {"oneOf": [

@@ -2,6 +2,7 @@
 
 pub mod diff;
 pub mod due;
+pub mod errors;
 pub mod findings;
 pub mod proof;
 pub mod redact;

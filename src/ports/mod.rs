@@ -7,6 +7,7 @@ pub mod durable;
 pub mod model;
 pub mod publisher;
 pub mod sandbox;
+pub mod service;
 pub mod sink;
 pub mod source;
 pub mod step;

@@ -7,7 +7,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::base::BoxFuture;
+use crate::base::secret::SecretRef;
 use crate::domain::activity::{Delivery, Receipt};
+
+use super::service::{HomeRepository, Outside};
 
 /// One row of the table of sinks.
 #[derive(Clone, Copy, Debug)]
@@ -27,6 +30,19 @@ pub type MakeSink = fn(&SinkSetup) -> Arc<dyn Sink>;
 pub struct SinkSetup {
     /// The folder for everything that is written locally.
     pub out: PathBuf,
+    pub outside: Outside,
+    /// Whose text the reports hold, if the pipeline works on code.
+    pub repository: Option<HomeRepository>,
+    /// What the configuration says of a sink of its own (`sinks:`): a folder or an address, and what to sign with.
+    pub target: Option<String>,
+    pub secret: Option<SecretRef>,
+}
+
+impl SinkSetup {
+    /// Writes below `out`, reaches nothing else.
+    pub fn local(out: impl Into<PathBuf>, outside: Outside) -> Self {
+        Self { out: out.into(), outside, repository: None, target: None, secret: None }
+    }
 }
 
 /// Whether an earlier try may have got through.
@@ -50,4 +66,16 @@ pub enum SinkError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("the sink is not usable: {message}")]
     Missing { message: String, help: String },
+    /// The service refuses this secret. Runs that need it wait until it is replaced.
+    #[error("{message}")]
+    Credential { secret: String, message: String, help: String },
+    /// Nothing was delivered; worth another try.
+    #[error("{message}")]
+    Unavailable { message: String, after: Option<std::time::Duration> },
+    /// It may have been delivered, and looking did not tell. It is not sent again; a person is told.
+    #[error("it is not known whether it was delivered: {message}")]
+    Unknown { message: String },
+    /// The service or a rule does not take it; the same again would be refused again.
+    #[error("{message}")]
+    Refused { message: String, help: String },
 }

@@ -12,6 +12,9 @@ use crate::base::BoxFuture;
 use crate::base::secret::SecretRef;
 use crate::domain::activity::Rows;
 use crate::domain::definition::ToolQuery;
+use crate::domain::error_group::ErrorGroup;
+
+use super::service::Outside;
 
 /// One row of the table of sources.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +43,39 @@ pub struct SourceSetup {
     pub timeout: Duration,
     /// The folder against which files are resolved.
     pub base: PathBuf,
+    pub outside: Outside,
+    /// The project of `on.sentry`, for sources of errors.
+    pub project: Option<String>,
+    /// `owner/name` of the pipeline's repository.
+    pub repository: Option<String>,
+    /// What our own intake has received.
+    pub errors: Option<Arc<dyn ErrorShelf>>,
+}
+
+impl SourceSetup {
+    /// A source of this name with nothing else said; relative files start at `base`.
+    pub fn new(name: impl Into<String>, base: impl Into<PathBuf>, outside: Outside) -> Self {
+        Self {
+            name: name.into(),
+            target: None,
+            secret: None,
+            bearer: None,
+            timeout: Duration::from_secs(30),
+            base: base.into(),
+            outside,
+            project: None,
+            repository: None,
+            errors: None,
+        }
+    }
+}
+
+/// The errors that our own intake has received, grouped. Blocking.
+pub trait ErrorShelf: Send + Sync + std::fmt::Debug {
+    /// Groups of a project that were seen since then, the one seen last first; at most so many.
+    fn groups(&self, project: &str, since: jiff::Timestamp, most: u32) -> Result<Vec<ErrorGroup>, String>;
+    /// One group by its key, with the newest event as it came.
+    fn group(&self, project: &str, key: &str) -> Result<Option<ErrorGroup>, String>;
 }
 
 /// One read.

@@ -89,6 +89,9 @@ fn publish(folder: &Path, proposal: &Proposal) -> Result<Published, PublishError
         Proposed::PullRequest(_) => {
             Err(PublishError::Refused { message: "`files` takes tickets, not pull requests".into() })
         }
+        Proposed::ErrorNote(_) => {
+            Err(PublishError::Refused { message: "`files` takes tickets, not notes for a tracker of errors".into() })
+        }
     }
 }
 

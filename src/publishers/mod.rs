@@ -7,6 +7,7 @@ mod draft;
 mod draft_page;
 mod files;
 mod front;
+mod github;
 mod local_branch;
 mod patch;
 mod ticket;
@@ -25,17 +26,7 @@ use crate::domain::proposal::Published;
 use crate::ports::publisher::{PublishError, PublisherKind};
 
 /// Every publisher that a profile can name.
-pub const ALL: &[PublisherKind] = &[
-    files::KIND,
-    local_branch::KIND,
-    PublisherKind {
-        name: "github",
-        summary: "issues and draft pull requests on GitHub",
-        takes: &["ticket", "pull_request"],
-        local: false,
-        make: None,
-    },
-];
+pub const ALL: &[PublisherKind] = &[files::KIND, local_branch::KIND, github::KIND];
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> PublishError {
     let path = path.to_owned();

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use crate::base::hash::Hash;
-use crate::domain::code::{CommitId, TreeId};
+use crate::domain::code::{BlobId, CommitId, TreeId};
 use crate::domain::diff::DiffRules;
 use crate::domain::proof::{Case, CaseState, Evidence, Stage, StageKind, Suite};
 use crate::domain::proposal::{Proposal, Proposed, PullRequestText, TicketFinding, TicketText};
 use crate::domain::run::Effects;
 use crate::domain::sandbox::{CommandReceipt, Workspace};
-use crate::ports::publisher::Branches;
+use crate::ports::publisher::{Branches, TreeChange};
 
 pub(crate) const PATCH: &str = "diff --git a/src/duration.rs b/src/duration.rs\nindex 1111111..2222222 100644\n--- a/src/duration.rs\n+++ b/src/duration.rs\n@@ -38,6 +38,8 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {\n     let text = text.trim();\n     let (sign, digits) = match text.strip_prefix('-') {\n-        Some(rest) => (1, rest),\n+        // `-0s` is zero, everything else keeps its sign.\n+        Some(rest) => (-1, rest),\n+        // <b>bold</b> & \"quoted\"\n         None => (1, text),\n     };\n     let seconds: i64 = digits.parse()?;\ndiff --git a/tests/duration.rs b/tests/duration.rs\nnew file mode 100644\nindex 0000000..3333333\n--- /dev/null\n+++ b/tests/duration.rs\n@@ -0,0 +1,5 @@\n+#[test]\n+fn a_negative_duration_keeps_its_sign() {\n+    assert_eq!(parse_duration(\"-3s\").unwrap(), -seconds(3));\n+}\n+\n";
 
@@ -171,5 +171,17 @@ impl Branches for Remembered {
 
     fn folder(&self) -> PathBuf {
         "/state/work/repositories/api-1a2b.git".into()
+    }
+
+    fn changes(&self, _: &TreeId, _: &TreeId) -> Result<Vec<TreeChange>, String> {
+        Ok(Vec::new())
+    }
+
+    fn blob(&self, id: &BlobId) -> Result<Vec<u8>, String> {
+        Err(format!("no blob {id}"))
+    }
+
+    fn file(&self, _: &TreeId, _: &str) -> Result<Option<Vec<u8>>, String> {
+        Ok(None)
     }
 }

@@ -16,7 +16,12 @@ async fn send(out: &Path, branches: &Arc<Remembered>, proposal: &Proposal) -> Re
         _ => &files::KIND,
     };
     let branches: Arc<dyn Branches> = branches.clone();
-    let setup = PublisherSetup { out: out.to_owned(), branches: Some(branches) };
+    let setup = PublisherSetup {
+        out: out.to_owned(),
+        branches: Some(branches),
+        outside: crate::ports::service::Outside::none(crate::base::env::Env::system()),
+        repository: None,
+    };
     kind.make.unwrap()(&setup).publish(proposal, Earlier::Unknown).await
 }
 

@@ -132,10 +132,18 @@ pub fn write_index(out: &Path, runs: &[RunLine]) -> io::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::env::Env;
+    use crate::ports::service::Outside;
     use crate::sinks::sample;
 
     fn delivery(key: &str) -> Delivery {
-        Delivery { sink: "slack".into(), channel: None, report: Box::new(sample::report()), key: key.into() }
+        Delivery {
+            sink: "slack".into(),
+            channel: None,
+            report: Box::new(sample::report()),
+            key: key.into(),
+            thread: Default::default(),
+        }
     }
 
     fn names(folder: &Path) -> Vec<String> {
@@ -148,7 +156,7 @@ mod tests {
     #[tokio::test]
     async fn a_key_has_one_file_however_often_it_is_delivered() {
         let folder = tempfile::tempdir().unwrap();
-        let sink = make(&SinkSetup { out: folder.path().join("out") });
+        let sink = make(&SinkSetup::local(folder.path().join("out"), Outside::none(Env::system())));
         let first = sink.deliver(&delivery("r/post/files"), Earlier::None).await.unwrap();
         let again = sink.deliver(&delivery("r/post/files"), Earlier::Unknown).await.unwrap();
         let place = run_folder(&folder.path().join("out"), "analytics-report", sample::RUN);
@@ -172,7 +180,7 @@ mod tests {
     async fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("out"), "a file").unwrap();
-        let sink = make(&SinkSetup { out: folder.path().join("out") });
+        let sink = make(&SinkSetup::local(folder.path().join("out"), Outside::none(Env::system())));
         let error = sink.deliver(&delivery("k"), Earlier::None).await.unwrap_err();
         assert!(error.to_string().contains("out/analytics-report"), "{error}");
     }

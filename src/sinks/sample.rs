@@ -141,6 +141,8 @@ pub fn report() -> Report {
             ReportBlock::Notice { text: "One sentence was dropped: its figure does not stand in the data.".into() },
         ],
         chart: Some(chart(28)),
+        findings: Vec::new(),
+        question: None,
         footer: Footer {
             spend: spend(),
             budget_usd: Some(0.6),

@@ -2,7 +2,7 @@
 //!
 //! A file is a list of objects, an object with the list where the query's `rows` says (else its only list), or one object per
 //! line. Rows of all files follow each other in the order of the names. Like the service it stands in for, it heeds `from` and
-//! `to` when rows have a `day`. A source named `sentry` reads event files instead (`sentry_events`).
+//! `to` when rows have a `day`. A source named `sentry` reads event files instead (`sentry_files`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::rows::{Row, RowsPath, argument, cut};
-use super::{glob, sentry_events};
+use super::{glob, sentry_files};
 use crate::base::BoxFuture;
 use crate::domain::activity::Rows;
 use crate::domain::definition::ToolQuery;
@@ -29,7 +29,7 @@ fn make(setup: &SourceSetup) -> Result<Arc<dyn Source>, SourceError> {
         help: "write `{files: \"data/*.json\"}`".into(),
     })?;
     let found = FileSet { name: setup.name.clone(), pattern, base: setup.base.clone() };
-    if setup.name == "sentry" { Ok(sentry_events::source(found)) } else { Ok(Arc::new(Files(found))) }
+    if setup.name == "sentry" { Ok(sentry_files::source(found)) } else { Ok(Arc::new(Files(found))) }
 }
 
 /// The files that a pattern names.
@@ -169,12 +169,13 @@ mod tests {
             std::fs::write(folder.path().join(name), text).unwrap();
         }
         let setup = SourceSetup {
-            name: "shop".into(),
             target: Some(pattern.into()),
-            secret: None,
-            bearer: None,
             timeout: Duration::from_secs(5),
-            base: folder.path().to_owned(),
+            ..SourceSetup::new(
+                "shop",
+                folder.path().to_owned(),
+                crate::ports::service::Outside::none(crate::base::env::Env::system()),
+            )
         };
         let query = ToolQuery::HttpGet { path: "/v1".into(), rows: rows.map(str::to_owned) };
         let query = SourceQuery { query: Some(&query), filter: None, args: args.as_object().unwrap(), max_rows: 100 };

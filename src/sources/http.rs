@@ -176,12 +176,14 @@ mod tests {
             source: crate::base::secret::SecretSource::Files(vec![folder.path().join("token")]),
         };
         let setup = SourceSetup {
-            name: "shop".into(),
             target: Some(format!("http://{}", listener.local_addr().unwrap())),
-            secret: None,
             bearer: bearer.then_some(secret),
             timeout: Duration::from_secs(20),
-            base: folder.path().to_owned(),
+            ..SourceSetup::new(
+                "shop",
+                folder.path().to_owned(),
+                crate::ports::service::Outside::none(crate::base::env::Env::system()),
+            )
         };
         let source = make(&setup).unwrap();
         let query = ToolQuery::HttpGet { path: "/v1/errors".into(), rows: Some("$.data".into()) };

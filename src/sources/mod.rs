@@ -8,8 +8,7 @@ mod glob;
 mod http;
 mod later;
 mod rows;
-mod sentry_event;
-mod sentry_events;
+mod sentry_files;
 mod sqlite;
 
 use crate::ports::source::SourceKind;

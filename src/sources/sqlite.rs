@@ -285,12 +285,13 @@ mod tests {
 
         async fn ask(&self, file: &str, sql: &str, args: Value, max_rows: u32) -> Result<Rows, SourceError> {
             let setup = SourceSetup {
-                name: "warehouse".into(),
                 target: Some(file.into()),
-                secret: None,
-                bearer: None,
                 timeout: Duration::from_millis(300),
-                base: self.folder.path().to_owned(),
+                ..SourceSetup::new(
+                    "warehouse",
+                    self.folder.path().to_owned(),
+                    crate::ports::service::Outside::none(crate::base::env::Env::system()),
+                )
             };
             let query = ToolQuery::Sql { file: "q.sql".into(), text: sql.into() };
             let args = args.as_object().unwrap();

@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::base::LocalBoxFuture;
-use crate::domain::activity::{Activity, Delivery, Receipt};
+use crate::domain::activity::{Activity, Delivery, Receipt, Thread};
 use crate::domain::entry::StepEnd;
 use crate::domain::report::{Footer, Report};
 use crate::domain::run::{Failure, Outcome};
@@ -115,6 +115,7 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
             channel: channel.clone(),
             report: Box::new(report.clone()),
             key: format!("{}/{path}/{sink}", call.ctx.run().id),
+            thread: Thread::default(),
         };
         (format!("deliver-{sink}"), Activity::Deliver(delivery))
     });
@@ -191,6 +192,8 @@ async fn report(
         blocks,
         chart,
         footer: footer(call, missing, view, now.duration_since(run.started_at).as_secs_f64()),
+        findings: Vec::new(),
+        question: None,
     })
 }
 

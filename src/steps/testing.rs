@@ -385,7 +385,8 @@ impl TestContext {
             | Activity::Code(_)
             | Activity::Lines(_)
             | Activity::Findings(FindingsRequest::Remember { .. })
-            | Activity::Publish(_) => (world.work.borrow_mut())(activity)?,
+            | Activity::Publish(_)
+            | Activity::Tend { .. } => (world.work.borrow_mut())(activity)?,
             Activity::Findings(request) => (world.ledger.borrow_mut())(request)?,
             Activity::Deliver(delivery) => json!((world.sink.borrow_mut())(delivery)?),
             Activity::Account => json!(world.account()),

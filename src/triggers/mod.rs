@@ -7,6 +7,7 @@
 pub use crate::policy::due;
 
 pub mod handle;
+pub mod hook;
 pub mod housekeeping;
 pub mod queue;
 pub mod schedule;

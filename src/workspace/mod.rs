@@ -11,6 +11,7 @@
 //! Everything here blocks: call it where blocking is allowed. Every act of git has a time limit and a cap on its output.
 
 mod directory;
+mod files_of;
 mod git;
 pub mod history;
 mod leftovers;

@@ -15,12 +15,13 @@ fn root() -> PathBuf {
 async fn ask(kind: &str, name: &str, base: &Path, target: &str, query: ToolQuery, args: Value) -> Rows {
     let row = nightcrew::sources::ALL.iter().find(|row| row.name == kind).unwrap();
     let setup = SourceSetup {
-        name: name.into(),
         target: Some(target.into()),
-        secret: None,
-        bearer: None,
         timeout: Duration::from_secs(30),
-        base: base.to_owned(),
+        ..SourceSetup::new(
+            name,
+            base.to_owned(),
+            nightcrew::ports::service::Outside::none(nightcrew::base::env::Env::system()),
+        )
     };
     let source = row.make.unwrap()(&setup).unwrap();
     let args = args.as_object().unwrap();

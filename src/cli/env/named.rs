@@ -106,7 +106,12 @@ pub(super) fn named(session: &Session, library: &Library, which: &WhichEnv) -> a
         params: Vec::new(),
         on: On::default(),
         limits: Limits::default(),
-        repository: Some(Repository { github: None, r#ref: None, path: Some(top.display().to_string()) }),
+        repository: Some(Repository {
+            github: None,
+            r#ref: None,
+            path: Some(top.display().to_string()),
+            may_reach: Vec::new(),
+        }),
         environment: None,
         tools: Vec::new(),
         steps: Vec::new(),

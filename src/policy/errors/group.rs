@@ -1,23 +1,20 @@
-//! Event files in Sentry's own format, grouped into issues: `{sentry: {files: GLOB}}` in a profile.
+//! Events grouped into issues, one row per group, the newest first: for every source of errors the same. Pure.
 //!
-//! It stands in for Sentry's list of issues: one row per group, the newest first. Groups are found as Sentry's SDKs expect:
+//! Groups are found as Sentry's SDKs expect:
 //! by the fingerprint that the application gave, else by platform, exception types and the innermost frames of its own code,
 //! else by the message without its variable parts. Line numbers never count, so a release does not make an old error new.
 //! Rows are capped in every direction; who the users are stays here, only their number leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
-use super::files::{FileSet, name_of};
-use super::rows::{Row, argument, cut};
-use super::sentry_event::{Frame, Report, events};
-use crate::base::BoxFuture;
+use super::event::{Frame, Report};
 use crate::base::hash::Hash;
-use crate::domain::activity::Rows;
-use crate::ports::source::{Source, SourceError, SourceQuery};
+
+/// One work item for steps: see [`row`].
+pub type Row = Map<String, Value>;
 
 /// Innermost frames of the application's own code that tell groups apart.
 const GROUPING_FRAMES: usize = 4;
@@ -27,81 +24,6 @@ const SHOWN_TAGS: usize = 30;
 const TITLE: usize = 160;
 const MESSAGE: usize = 2_000;
 const LINE: usize = 300;
-
-/// The source over `files`.
-pub fn source(files: FileSet) -> Arc<dyn Source> {
-    Arc::new(SentryEvents(files))
-}
-
-struct SentryEvents(FileSet);
-
-impl Source for SentryEvents {
-    fn fetch<'a>(&'a self, query: SourceQuery<'a>) -> BoxFuture<'a, Result<Rows, SourceError>> {
-        Box::pin(async move {
-            let filter = Filter::parse(query.filter.unwrap_or_default())
-                .map_err(|message| SourceError::Refused { name: self.0.name.clone(), message })?;
-            let issue = query.args.get("issue").and_then(argument).filter(|issue| !issue.is_empty());
-            let max_rows = query.max_rows;
-            self.0
-                .blocking(move |set| {
-                    let mut reports = Vec::new();
-                    for (path, text) in set.read()? {
-                        let refused = |message: String| SourceError::Refused {
-                            name: set.name.clone(),
-                            message: format!("{}: {message}", name_of(&path)),
-                        };
-                        let modified = std::fs::metadata(&path).and_then(|file| file.modified()).ok();
-                        let received = modified.and_then(|at| Timestamp::try_from(at).ok()).unwrap_or_default();
-                        let found = events(&text).map_err(refused)?;
-                        reports.extend(found.into_iter().map(|event| Report::read(event, received)));
-                    }
-                    let rows = group(&reports).into_iter().filter(|row| filter.takes(row)).filter(|row| {
-                        let is = |name: &str| {
-                            let own = row.get(name).and_then(Value::as_str).unwrap_or_default();
-                            issue.as_ref().is_none_or(|issue| own.eq_ignore_ascii_case(issue))
-                        };
-                        is("key") || is("id")
-                    });
-                    let (rows, truncated) = cut(rows.collect(), max_rows);
-                    Ok(Rows { rows, truncated, via: "files".into() })
-                })
-                .await
-        })
-    }
-}
-
-/// The part of Sentry's search language that event files can answer.
-#[derive(Debug, Default, PartialEq)]
-struct Filter(Vec<(&'static str, String)>);
-
-impl Filter {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut wanted = Vec::new();
-        for term in text.split_whitespace() {
-            let (name, value) = term.split_once(':').unwrap_or((term, ""));
-            let field = match (name, value) {
-                // Every error in a file is open.
-                ("is", "unresolved" | "unhandled" | "for_review") => continue,
-                ("level", _) => "level",
-                ("platform", _) => "platform",
-                ("release", _) => "release",
-                ("environment", _) => "environment",
-                _ => {
-                    return Err(format!(
-                        "event files cannot be searched by `{term}`; they know is:unresolved, level:, platform:, release: \
-                         and environment:"
-                    ));
-                }
-            };
-            wanted.push((field, value.trim_matches('"').to_owned()));
-        }
-        Ok(Self(wanted))
-    }
-
-    fn takes(&self, row: &Row) -> bool {
-        self.0.iter().all(|(field, value)| row.get(*field).and_then(Value::as_str) == Some(value))
-    }
-}
 
 /// One row per group, the one seen last first.
 pub fn group(reports: &[Report]) -> Vec<Row> {
@@ -196,7 +118,10 @@ pub fn parameterise(message: &str) -> String {
     out
 }
 
-fn row(key: &str, reports: &[&Report]) -> Row {
+/// The row of a group from its events, oldest first. Fields: `key id title type message culprit level platform count users
+/// first_seen last_seen release environment exceptions stacktrace breadcrumbs tags url`. `count` and `users` are those of the
+/// events given.
+pub fn row(key: &str, reports: &[&Report]) -> Row {
     let (Some(first), Some(last)) = (reports.first(), reports.last()) else { return Row::new() };
     let (ty, value) = last.exceptions.last().cloned().unwrap_or_default();
     let message = if value.is_empty() {
@@ -296,5 +221,5 @@ fn clip(text: &str, most: usize) -> String {
 }
 
 #[cfg(test)]
-#[path = "sentry_events_tests.rs"]
+#[path = "group_tests.rs"]
 mod tests;

@@ -1,5 +1,6 @@
 //! Events as the SDKs for Python, Node and Rust shape them.
 
+use super::super::event::events;
 use super::*;
 
 fn python(line: u64, user: &str, at: &str) -> Value {
@@ -190,22 +191,4 @@ fn nothing_that_is_json_makes_the_reader_fail() {
             }
         }
     }
-}
-
-#[tokio::test]
-async fn a_profile_that_binds_sentry_to_files_gives_issues() {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("a.json"), python(12, "u1", "2026-11-20T08:00:00Z").to_string()).unwrap();
-    std::fs::write(folder.path().join("b.json"), rust().to_string()).unwrap();
-    let source = source(FileSet { name: "sentry".into(), pattern: "*.json".into(), base: folder.path().into() });
-    let ask = async |filter: &str, args: Value| {
-        let query = SourceQuery { query: None, filter: Some(filter), args: args.as_object().unwrap(), max_rows: 10 };
-        source.fetch(query).await
-    };
-    let all = ask("is:unresolved", json!({"issue": ""})).await.unwrap();
-    assert_eq!(all.rows.len(), 2);
-    let id = all.rows[0]["id"].clone();
-    assert_eq!(ask("", json!({"issue": id})).await.unwrap().rows, all.rows[..1]);
-    assert_eq!(ask("level:error platform:native", json!({})).await.unwrap().rows.len(), 1);
-    assert!(matches!(ask("assigned:me", json!({})).await, Err(SourceError::Refused { .. })));
 }

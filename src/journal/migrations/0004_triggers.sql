@@ -1,0 +1,1 @@
+-- What has reached the daemon from outside, until it has become a run.

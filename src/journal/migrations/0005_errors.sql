@@ -1,0 +1,1 @@
+-- Errors that the intake has received, grouped and bounded.

@@ -1,0 +1,1 @@
+-- What findings are tied to: messages, tickets, pull requests; and what people said of them.

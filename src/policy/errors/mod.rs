@@ -1,0 +1,4 @@
+//! Errors as Sentry's SDKs report them: one normaliser and one way to group, for files, for Sentry's API and for our own intake.
+
+pub mod event;
+pub mod group;
