@@ -10,6 +10,7 @@
 //!
 //! Everything here blocks: call it where blocking is allowed. Every act of git has a time limit and a cap on its output.
 
+pub mod claim;
 mod directory;
 mod files_of;
 mod git;

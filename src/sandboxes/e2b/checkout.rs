@@ -40,7 +40,7 @@ impl Remote {
         let run = job.owner.split('/').next().unwrap_or_default();
         asked.metadata.extend([
             (held::MARK.to_owned(), own.instance.clone()),
-            (held::HOLDER.to_owned(), own.name.clone()),
+            (held::HOLDER.to_owned(), own.name().to_owned()),
             ("run".to_owned(), run.to_owned()),
             ("step".to_owned(), job.owner.clone()),
         ]);
