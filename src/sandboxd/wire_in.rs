@@ -124,6 +124,11 @@ pub(super) fn seconds_of(seconds: u32) -> Result<u32, ApiError> {
 /// The hosts that a sandbox may reach. All others it cannot: this server has no open network to give.
 pub(super) fn egress(network: Option<&Network>) -> Result<Vec<String>, ApiError> {
     let Some(network) = network else { return Ok(Vec::new()) };
+    for what in ["rules", "egressProxy", "maskRequestHost"] {
+        if !network.more.0.get(what).is_none_or(nothing) {
+            return Err(ApiError::refused(format!("network.{what}: this sandbox server has nothing of the kind")));
+        }
+    }
     if network.allow_out.iter().any(|entry| entry.ends_with("/0")) {
         return Err(ApiError::refused("network.allowOut: this sandbox server gives no open network; name the hosts"));
     }
@@ -136,19 +141,10 @@ pub(super) fn egress(network: Option<&Network>) -> Result<Vec<String>, ApiError>
 pub(super) struct NewNetwork {
     #[serde(flatten)]
     pub network: Network,
-    #[serde(default, rename = "egressProxy")]
-    egress_proxy: Value,
-    #[serde(default)]
-    rules: Value,
 }
 
 impl NewNetwork {
     pub fn check(&self) -> Result<Vec<String>, ApiError> {
-        for (what, value) in [("egressProxy", &self.egress_proxy), ("rules", &self.rules)] {
-            if !nothing(value) {
-                return Err(ApiError::refused(format!("{what}: this sandbox server has nothing of the kind")));
-            }
-        }
         egress(Some(&self.network))
     }
 }
@@ -389,6 +385,7 @@ mod tests {
             serde_json::from_value::<Asked>(body).unwrap().check().map_err(|error| error.message)
         };
         use serde_json::json;
+        assert!(asked(json!({"network": {"rules": {}, "egressProxy": null, "something": 1}})).is_ok());
         assert!(asked(json!({"mcp": null, "iam": {"tokens": {}}, "volumeMounts": [], "timeout": 1})).is_ok());
         for more in [
             json!({"timeout": 0}),
@@ -397,6 +394,9 @@ mod tests {
             json!({"volumeMounts": [{"name": "a", "path": "/b"}]}),
             json!({"network": {"allowOut": ["0.0.0.0/0"]}}),
             json!({"network": {"allowOut": ["not a host"]}}),
+            json!({"network": {"rules": {"a.example": [{"transform": {"headers": {"x": "y"}}}]}}}),
+            json!({"network": {"egressProxy": "socks5://me:hunter2@proxy.example"}}),
+            json!({"network": {"maskRequestHost": "x.example"}}),
             json!({"envVars": {"A=B": "c"}}),
             json!({"autoPause": true, "autoPauseMemory": false, "autoResume": {"enabled": true}}),
         ] {

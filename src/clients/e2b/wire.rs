@@ -44,6 +44,19 @@ pub struct Network {
     pub deny_out: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allow_public_traffic: Option<bool>,
+    /// What else was said, for the server to refuse by name: `rules`, `egressProxy`, `maskRequestHost`.
+    #[serde(flatten)]
+    pub more: More,
+}
+
+/// Settings that neither our client sends nor our server has. `Debug` shows their names alone: a proxy's address may hold a password.
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct More(pub BTreeMap<String, serde_json::Value>);
+
+impl std::fmt::Debug for More {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
 }
 
 /// A sandbox as `create` and `connect` answer. `Debug` shows no token.
