@@ -11,7 +11,7 @@ use crate::base::clock::Timestamp;
 use crate::control::Request;
 use crate::daemon::GRACE;
 use crate::diag::closest;
-use crate::domain::finding::{FindingLine, FindingState};
+use crate::domain::finding::{FindingLine, FindingState, Tie, TieKind, TieState};
 use crate::journal::FindingFilter;
 use crate::sinks::text;
 
@@ -149,17 +149,27 @@ fn shown(lines: &[FindingLine], now: Timestamp) -> String {
                 moment(line.last_seen),
                 clip(&place_of(line), PLACE),
                 clip(&line.title, TITLE),
-                // Why nobody wants to hear of it says more than where it was told once.
-                match line.state {
-                    FindingState::Muted => line.reason.as_ref().or(line.url_or_path.as_ref()),
-                    FindingState::Handled | FindingState::Fixed => line.url_or_path.as_ref().or(line.reason.as_ref()),
-                }
-                .cloned()
-                .unwrap_or_default(),
+                see(line),
             ]
         })
         .collect();
     table(&["ID", "STATE", "PIPELINE", "SEEN (UTC)", "WHERE", "WHAT", "SEE"], &rows, &[])
+}
+
+/// Where to look: what fixed it, else the work on it that is open, else whatever there was last. Why nobody wants to hear of it
+/// says more than where it was told once.
+fn see(line: &FindingLine) -> String {
+    let fixed = line.fixed_by.as_ref().map(|fixed| &fixed.url).filter(|_| line.state == FindingState::Fixed);
+    let open = || line.ties.iter().filter(|tie| tie.state == TieState::Open && tie.kind != TieKind::Slack);
+    // A pull request comes after its ticket.
+    let work = open().max_by_key(|tie| (tie.kind, tie.at)).map(|tie| &tie.url);
+    let told = match line.state {
+        FindingState::Muted => line.reason.as_ref().or(work).or(line.url_or_path.as_ref()),
+        FindingState::Handled | FindingState::Fixed => {
+            fixed.or(work).or(line.url_or_path.as_ref()).or(line.reason.as_ref())
+        }
+    };
+    told.cloned().unwrap_or_default()
 }
 
 fn place_of(line: &FindingLine) -> String {
@@ -171,9 +181,23 @@ fn state(line: &FindingLine, now: Timestamp) -> String {
         (FindingState::Muted, Some(until)) if until <= now => "mute is over".into(),
         (FindingState::Muted, Some(until)) => format!("muted to {}", moment(until)),
         (FindingState::Muted, None) => "muted".into(),
-        (FindingState::Fixed, _) => "fixed".into(),
-        (FindingState::Handled, _) => line.end.replace('_', " "),
+        (FindingState::Fixed, _) => match line.fixed_by.as_ref().map(|fixed| fixed.kind) {
+            Some(TieKind::PullRequest) => "fixed, merged".into(),
+            Some(TieKind::Ticket) => "fixed, ticket closed".into(),
+            Some(TieKind::Slack) | None => "fixed".into(),
+        },
+        (FindingState::Handled, _) if line.again => "wrong cause, looked at anew".into(),
+        (FindingState::Handled, _) => match last_work(line) {
+            Some(tie) => format!("{} {}", tie.kind, tie.state).replace('_', " "),
+            None => line.end.replace('_', " "),
+        },
     }
+}
+
+/// The ticket or pull request that a person has ended: the run's own word is older than that.
+fn last_work(line: &FindingLine) -> Option<&Tie> {
+    let work = line.ties.iter().filter(|tie| tie.kind != TieKind::Slack);
+    work.max_by_key(|tie| (tie.at, tie.kind)).filter(|tie| tie.state != TieState::Open)
 }
 
 fn moment(at: Timestamp) -> String {
@@ -183,10 +207,20 @@ fn moment(at: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::finding::FixedBy;
 
     #[test]
     fn the_table_says_what_became_of_each_finding() {
         let at = |text: &str| text.parse::<Timestamp>().unwrap();
+        let tie = |kind, state, url: &str, when: &str| Tie {
+            kind,
+            destination: "github".into(),
+            url: format!("https://github.example/acme/api/{url}"),
+            key: "k".into(),
+            state,
+            run: "01".into(),
+            at: at(when),
+        };
         let line = |id: &str, state, end: &str, until: Option<&str>| FindingLine {
             id: id.into(),
             pipeline: "health".into(),
@@ -206,6 +240,21 @@ mod tests {
             reason: (state == FindingState::Muted).then(|| "by design".into()),
             by: None,
             run: "01".into(),
+            again: id == "ffff",
+            fixed_by: (id == "eeee").then(|| FixedBy {
+                kind: TieKind::PullRequest,
+                url: "https://github.example/acme/api/pull/7".into(),
+                at: at("2026-11-19T00:00:00Z"),
+            }),
+            ties: match id {
+                "gggg" => vec![
+                    tie(TieKind::PullRequest, TieState::Closed, "pull/8", "2026-11-20T01:00:00Z"),
+                    tie(TieKind::Ticket, TieState::Open, "issues/4", "2026-11-19T01:00:00Z"),
+                ],
+                _ => Vec::new(),
+            },
+            feedback: Vec::new(),
+            same_as: Vec::new(),
         };
         let lines = [
             line("aaaa", FindingState::Handled, "ticket", None),
@@ -213,6 +262,8 @@ mod tests {
             line("cccc", FindingState::Muted, "dropped", None),
             line("dddd", FindingState::Muted, "dropped", Some("2026-11-02T00:00:00Z")),
             line("eeee", FindingState::Fixed, "reported", None),
+            line("ffff", FindingState::Handled, "reported", None),
+            line("gggg", FindingState::Handled, "pull_request", None),
         ];
         let told = shown(&lines, at("2026-11-20T08:00:00Z"));
         let rows: Vec<&str> = told.lines().collect();
@@ -223,6 +274,12 @@ mod tests {
             rows[3].starts_with("cccc  muted  ") && rows[4].contains("mute is over") && rows[5].contains("fixed"),
             "{told}"
         );
+        assert!(
+            rows[5].contains("fixed, merged") && rows[5].ends_with("https://github.example/acme/api/pull/7"),
+            "{told}"
+        );
+        assert!(rows[6].contains("wrong cause, looked at anew"), "{told}");
+        assert!(rows[7].contains("pull request closed") && rows[7].ends_with("/issues/4"), "{told}");
         assert!(rows[1].contains("health (local preview)  2026-11-20 07:00  src/a.py:1"), "{told}");
         assert!(!told.contains('\u{1b}'));
     }

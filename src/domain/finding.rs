@@ -1,5 +1,6 @@
 //! Findings with an identity: what was seen, what is known of it, what became of it.
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::run::names;
@@ -55,6 +56,9 @@ pub struct Seen {
     pub weight: f64,
     /// Where, for people: `src/a.rs:10`, `api`.
     pub place: String,
+    /// When it happened last, where the source knows: what happened before its fix was out has not come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_at: Option<Timestamp>,
 }
 
 /// What a step asks of the ledger. The ledger is kept per pipeline, profile, effects and source.
@@ -79,6 +83,77 @@ pub struct Handled {
     /// Where it can be seen: a ticket, a pull request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
+}
+
+/// What a finding can be tied to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TieKind {
+    Slack,
+    Ticket,
+    PullRequest,
+}
+names!(TieKind { Slack = "slack", Ticket = "ticket", PullRequest = "pull_request" });
+
+/// How what a finding is tied to stands, as we know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TieState {
+    Open,
+    Merged,
+    Closed,
+    NotPlanned,
+    Expired,
+}
+names!(TieState {
+    Open = "open",
+    Merged = "merged",
+    Closed = "closed",
+    NotPlanned = "not_planned",
+    Expired = "expired",
+});
+
+/// Where a finding can be seen outside: one message, ticket or pull request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tie {
+    pub kind: TieKind,
+    /// The sink or publisher that keeps it: `slack`, `github`, `files`.
+    pub destination: String,
+    /// The identity: its address, or its key where it has none.
+    pub url: String,
+    /// By which its keeper finds it again.
+    pub key: String,
+    pub state: TieState,
+    /// The run that tied it, or changed its state, and when.
+    pub run: String,
+    pub at: Timestamp,
+}
+
+/// What ended a finding: a pull request that was merged, a ticket that was closed as done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FixedBy {
+    pub kind: TieKind,
+    pub url: String,
+    /// When we learnt of it.
+    pub at: Timestamp,
+}
+
+/// What a person can say about a finding with one click.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FeedbackWord {
+    /// What was said about it is not what is behind it: it is looked at anew when it is seen next.
+    WrongCause,
+    /// Nobody wants to hear of it any more.
+    WontFix,
+}
+names!(FeedbackWord { WrongCause = "wrong_cause", WontFix = "wont_fix" });
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    pub word: FeedbackWord,
+    pub by: String,
+    pub at: Timestamp,
 }
 
 /// The ledger's answer to `Judge`.
@@ -109,14 +184,24 @@ pub struct FindingLine {
     pub end: String,
     pub url_or_path: Option<String>,
     pub weight: f64,
-    pub first_seen: jiff::Timestamp,
-    pub last_seen: jiff::Timestamp,
+    pub first_seen: Timestamp,
+    pub last_seen: Timestamp,
     /// While it is muted: until when; `None`: for good.
-    pub muted_until: Option<jiff::Timestamp>,
+    pub muted_until: Option<Timestamp>,
     /// Why it was muted or dismissed.
     pub reason: Option<String>,
     /// Who muted it, or took that back.
     pub by: Option<String>,
     /// The run that handled it last.
     pub run: String,
+    /// A person said that what was made of it is wrong: it is new when it is seen next.
+    pub again: bool,
+    /// While it is fixed: what did it, as far as we know.
+    pub fixed_by: Option<FixedBy>,
+    /// Messages, tickets and pull requests, the newest first.
+    pub ties: Vec<Tie>,
+    /// What people said, the newest first.
+    pub feedback: Vec<Feedback>,
+    /// Fingerprints that a model has said to be the same, without its own. Sorted.
+    pub same_as: Vec<String>,
 }

@@ -1,4 +1,5 @@
-//! Tables `findings`, `finding_sources` and `figures`: what pipelines know of findings with an identity.
+//! Tables `findings`, `finding_sources` and `figures`: what pipelines know of findings with an identity. What findings are tied
+//! to outside, and what people said of them, is next door (`ties`).
 //!
 //! Everything a run writes here may be written twice: a crash between the ledger and the run's own entry repeats it, and the
 //! ledger is then as after the first time. Which pipeline, profile and effects it is about follows from the run.
@@ -10,13 +11,13 @@ use rusqlite::{Connection, OptionalExtension as _, Row, params};
 use super::entries::word;
 use super::error::Error;
 use super::reader::Reader;
+use super::ties;
 use super::writer::Store;
 use super::{Journal, from_micros, micros};
 use crate::base::clock::Timestamp;
-use crate::base::hash::Hash;
 use crate::base::ids::RunId;
-use crate::domain::finding::{FindingLine, Handled, Judged, Seen};
-use crate::policy::findings::{Known, standing};
+use crate::domain::finding::{FindingLine, FixedBy, Handled, Judged, Seen};
+use crate::policy::findings::{Known, id, standing};
 
 /// Figures kept per name; older ones are of no use but to a run that was interrupted so many runs ago.
 const FIGURES: u32 = 100;
@@ -30,14 +31,14 @@ pub struct FindingFilter {
 }
 
 /// Whose ledger it is.
-struct Of {
-    pipeline: String,
-    profile: String,
-    effects: String,
+pub(super) struct Of {
+    pub(super) pipeline: String,
+    pub(super) profile: String,
+    pub(super) effects: String,
 }
 
 impl Of {
-    fn run(conn: &Connection, run: &RunId) -> Result<Self, Error> {
+    pub(super) fn run(conn: &Connection, run: &RunId) -> Result<Self, Error> {
         let found = conn
             .prepare_cached("SELECT pipeline, profile, effects FROM runs WHERE id = ?1")?
             .query_row([run.as_str()], |row| {
@@ -48,8 +49,7 @@ impl Of {
     }
 
     fn id(&self, source: &str, fingerprint: &str) -> String {
-        let parts = [&self.pipeline, &self.profile, &self.effects, source, fingerprint];
-        Hash::of_parts(parts.map(str::as_bytes)).short()
+        id(&self.pipeline, &self.profile, &self.effects, source, fingerprint)
     }
 }
 
@@ -64,6 +64,7 @@ impl Store {
             )?
             .execute(params![of.pipeline, of.profile, of.effects, source, run.as_str(), now])?;
         // What a person has muted stays muted for its time, whatever a run that had begun before made of it.
+        let waiting = self.feedback_waits()?;
         let mut insert = self.conn().prepare_cached(
             "INSERT INTO findings (pipeline, profile, effects, source, fingerprint, id, title, place, weight, first_seen,
                                    last_seen, state, ended, url_or_path, run)
@@ -74,16 +75,18 @@ impl Store {
                  url_or_path = coalesce(excluded.url_or_path, url_or_path), run = excluded.run,
                  state = iif(state = 'muted' AND (muted_until IS NULL OR muted_until > ?10), 'muted', 'handled'),
                  muted_until = iif(state = 'muted' AND muted_until > ?10, muted_until, NULL),
-                 reason = iif(state = 'muted' AND (muted_until IS NULL OR muted_until > ?10), reason, NULL)",
+                 reason = iif(state = 'muted' AND (muted_until IS NULL OR muted_until > ?10), reason, NULL),
+                 again = 0, fixed_kind = NULL, fixed_url = NULL, fixed_at = NULL",
         )?;
         for Handled { seen, end, place } in findings {
+            let id = of.id(source, &seen.fingerprint);
             insert.execute(params![
                 of.pipeline,
                 of.profile,
                 of.effects,
                 source,
                 seen.fingerprint,
-                of.id(source, &seen.fingerprint),
+                id,
                 seen.title,
                 seen.place,
                 seen.weight,
@@ -92,6 +95,9 @@ impl Store {
                 place,
                 run.as_str(),
             ])?;
+            if waiting {
+                self.apply_feedback(&id)?;
+            }
         }
         Ok(())
     }
@@ -145,7 +151,13 @@ impl Store {
         Ok(before)
     }
 
-    fn mute_finding(&mut self, id: &str, until: Option<Timestamp>, reason: &str, by: &str) -> Result<bool, Error> {
+    pub(super) fn mute_finding(
+        &self,
+        id: &str,
+        until: Option<Timestamp>,
+        reason: &str,
+        by: &str,
+    ) -> Result<bool, Error> {
         let changed = self
             .conn()
             .prepare_cached(
@@ -215,7 +227,7 @@ impl Journal {
 }
 
 const COLUMNS: &str = "id, pipeline, profile, effects, source, fingerprint, title, place, state, ended, url_or_path, weight, \
-                       first_seen, last_seen, muted_until, reason, by, run";
+                       first_seen, last_seen, muted_until, reason, by, run, fixed_kind, fixed_url, fixed_at, again";
 
 fn line(row: &Row<'_>) -> Result<FindingLine, Error> {
     Ok(FindingLine {
@@ -237,6 +249,21 @@ fn line(row: &Row<'_>) -> Result<FindingLine, Error> {
         reason: row.get(15)?,
         by: row.get(16)?,
         run: row.get(17)?,
+        again: row.get(21)?,
+        fixed_by: fixed_by(row)?,
+        ties: Vec::new(),
+        feedback: Vec::new(),
+        same_as: Vec::new(),
+    })
+}
+
+/// Also a finding that is not fixed may have a word about it: a ticket that was closed while the scanner still sees it.
+fn fixed_by(row: &Row<'_>) -> Result<Option<FixedBy>, Error> {
+    let (kind, url): (Option<String>, Option<String>) = (row.get(18)?, row.get(19)?);
+    let at = row.get::<_, Option<i64>>(20)?.map(from_micros).transpose()?;
+    Ok(match (kind, url, at) {
+        (Some(kind), Some(url), Some(at)) => Some(FixedBy { kind: word(&kind)?, url, at }),
+        _ => None,
     })
 }
 
@@ -259,7 +286,7 @@ impl Reader {
             )?;
             let first = !recorded.exists(key)?;
             let mut statement = conn.prepare_cached(
-                "SELECT fingerprint, state, weight, muted_until, title, place FROM findings
+                "SELECT fingerprint, state, weight, muted_until, title, place, again, fixed_at FROM findings
                  WHERE pipeline = ?1 AND profile = ?2 AND effects = ?3 AND source = ?4 ORDER BY fingerprint",
             )?;
             let mut rows = statement.query(key)?;
@@ -272,14 +299,17 @@ impl Reader {
                     state: word(row.get_ref(1)?.as_str().unwrap_or_default())?,
                     weight: row.get(2)?,
                     muted_until: row.get::<_, Option<i64>>(3)?.map(from_micros).transpose()?,
+                    again: row.get(6)?,
+                    fixed_at: row.get::<_, Option<i64>>(7)?.map(from_micros).transpose()?,
                 };
                 if seen_now.contains(fingerprint.as_str()) {
                     known.insert(fingerprint, found);
                 } else if complete && found.may_be_gone(now) {
-                    gone.push(Seen { fingerprint, title: row.get(4)?, weight: found.weight, place: row.get(5)? });
+                    let (title, place) = (row.get(4)?, row.get(5)?);
+                    gone.push(Seen { fingerprint, title, weight: found.weight, place, last_at: None });
                 }
             }
-            let standings = seen.iter().map(|seen| standing(known.get(&seen.fingerprint), seen.weight, now)).collect();
+            let standings = seen.iter().map(|seen| standing(known.get(&seen.fingerprint), seen, now)).collect();
             Ok(Judged { standings, gone, first })
         })
     }
@@ -298,6 +328,7 @@ impl Reader {
             while let Some(row) = rows.next()? {
                 found.push(line(row)?);
             }
+            ties::add_to(conn, &mut found)?;
             Ok(found)
         })
     }

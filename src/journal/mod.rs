@@ -23,6 +23,7 @@ mod replay;
 mod runs;
 mod signals;
 mod slots;
+mod ties;
 mod views;
 mod writer;
 
@@ -41,6 +42,7 @@ pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};
 pub use runs::{Claim, Claimed, RunFinish};
 pub use slots::ScheduleState;
+pub use ties::{NewTie, NotPlanned};
 
 use crate::base::clock::Timestamp;
 use crate::base::env::Env;

@@ -69,6 +69,7 @@ pub(super) fn seen(item: &Value) -> Option<Seen> {
         title: cut(&each::title_of(item)),
         weight: number("users").or(number("count")).or(number("occurrences")).unwrap_or(1.0),
         place: cut(&place),
+        last_at: text("last_seen").and_then(|at| at.parse().ok()),
     })
 }
 

@@ -5,7 +5,8 @@ use crate::domain::finding::{FindingState, Handled, Judged, Seen, Standing};
 use crate::journal::migrate;
 
 fn seen(fingerprint: &str, weight: f64) -> Seen {
-    Seen { fingerprint: fingerprint.into(), title: format!("error {fingerprint}"), weight, place: "api".into() }
+    let title = format!("error {fingerprint}");
+    Seen { fingerprint: fingerprint.into(), title, weight, place: "api".into(), last_at: None }
 }
 
 fn handled(fingerprint: &str, weight: f64, end: &str) -> Handled {

@@ -23,7 +23,7 @@ fn remembering(known: &[(&str, Known)]) -> (World, Told) {
         seen.borrow_mut().push(request.clone());
         Ok(match request {
             FindingsRequest::Judge { seen, .. } => {
-                let standings = seen.iter().map(|s| standing(known.get(&s.fingerprint), s.weight, now)).collect();
+                let standings = seen.iter().map(|s| standing(known.get(&s.fingerprint), s, now)).collect();
                 json!(Judged { standings, ..Judged::default() })
             }
             _ => json!({}),
@@ -33,7 +33,7 @@ fn remembering(known: &[(&str, Known)]) -> (World, Told) {
 }
 
 fn known(state: &str, weight: f64) -> Known {
-    Known { state: state.parse().unwrap(), weight, muted_until: None }
+    Known { state: state.parse().unwrap(), weight, muted_until: None, again: false, fixed_at: None }
 }
 
 /// (key, end, place) of all that was handled.
@@ -83,7 +83,8 @@ fn a_fetch_yields_what_is_new_worse_or_back_and_says_so() {
     let pairs = [("b", "worsened"), ("c", "regressed"), ("e", "new")];
     assert_eq!(items(&ran, "errors"), pairs.map(|(a, b)| (a.to_owned(), b.to_owned())));
     assert_eq!(ran.step("errors").summary, "3 items of 5 (1 known, 1 muted)");
-    let seen = Seen { fingerprint: "a".into(), title: "A".into(), weight: 3.0, place: "f in x.rs".into() };
+    let seen =
+        Seen { fingerprint: "a".into(), title: "A".into(), weight: 3.0, place: "f in x.rs".into(), last_at: None };
     assert!(
         matches!(&told.borrow()[0], FindingsRequest::Judge { seen: all, complete: false, source } if all[0] == seen && source == "sentry")
     );

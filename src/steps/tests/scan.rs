@@ -125,7 +125,7 @@ impl Bench {
                 let now = NOW.parse().unwrap();
                 let of = |seen: &Seen| {
                     let known = ledger.get(&(source.clone(), seen.fingerprint.clone())).map(|(known, _)| known);
-                    standing(known, seen.weight, now)
+                    standing(known, seen, now)
                 };
                 let there: Vec<&String> = seen.iter().map(|seen| &seen.fingerprint).collect();
                 let known = ledger.iter().filter(|((of, key), (known, _))| {
@@ -140,7 +140,8 @@ impl Bench {
             FindingsRequest::Handled { source, findings } => {
                 self.sources.borrow_mut().push(source.clone());
                 for Handled { seen, .. } in findings {
-                    let known = Known { state: FindingState::Handled, weight: seen.weight, muted_until: None };
+                    let state = FindingState::Handled;
+                    let known = Known { state, weight: seen.weight, muted_until: None, again: false, fixed_at: None };
                     ledger.insert((source.clone(), seen.fingerprint.clone()), (known, seen.clone()));
                 }
                 json!({})
