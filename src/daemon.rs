@@ -110,6 +110,8 @@ struct Inner {
     engine: Engine,
     intake: Intake,
     schedule: Handle,
+    /// Where errors are told, whoever has seen them.
+    errors: crate::triggers::sentry::Handle,
     /// The loop's last sign of life.
     heartbeat: watch::Receiver<Timestamp>,
     /// Nothing new is taken in.
@@ -197,6 +199,7 @@ impl Holder {
             build_id,
             tape,
             library,
+            errors: crate::triggers::sentry::Handle::new(journal.clone()),
             journal,
             engine,
             intake: Intake::default(),

@@ -10,6 +10,7 @@
 
 mod blobs;
 mod definitions;
+mod deliveries;
 mod entries;
 mod error;
 mod findings;
@@ -36,6 +37,9 @@ use serde_json::value::RawValue;
 use tokio::sync::watch;
 
 pub use definitions::StoredDefinition;
+pub use deliveries::{
+    DecidedError, Delivery, ErrorClaim, ErrorClaimed, Listener, MOST_WAITING, Noted, Rate, SeenError, WaitingError,
+};
 pub use error::Error;
 pub use findings::FindingFilter;
 pub use reader::{Reader, RunFilter};

@@ -1,6 +1,6 @@
 //! What makes a run begin: schedules and their slot ledger, and the queue of claimed runs.
 //!
-//! `schedule` is the loop, `handle` how others speak with it, `queue` says which claimed run may begin, `housekeeping` holds the safety wake-up. The rules about
+//! `schedule` is the loop, `handle` how others speak with it, `sentry` waits with errors until they are runs, `queue` says which claimed run may begin, `housekeeping` holds the safety wake-up. The rules about
 //! slots are pure and stand in [`crate::policy::due`], where `pipeline` can use them at load. Every trigger makes its run with
 //! the journal's one claim; nothing here runs a run.
 
@@ -11,6 +11,7 @@ pub mod hook;
 pub mod housekeeping;
 pub mod queue;
 pub mod schedule;
+pub mod sentry;
 
 #[cfg(test)]
 mod tests;
