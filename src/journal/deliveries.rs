@@ -15,7 +15,7 @@ use super::writer::Store;
 use super::{Journal, from_micros, micros, raw};
 use crate::base::clock::Timestamp;
 use crate::base::ids::RunId;
-use crate::domain::finding::{FindingState, Standing};
+use crate::domain::finding::{FindingState, Seen, Standing};
 use crate::policy::findings::{Known, standing};
 
 /// Errors that may wait per pipeline. More are dropped and counted; polling finds them again while they go on happening.
@@ -375,7 +375,14 @@ impl Store {
             return settled(self, "coalesced", format!("run {run} is at work on it"));
         }
         let known = self.known_error(start, key)?;
-        let mut standing = standing(known.as_ref(), *weight, now);
+        let seen = Seen {
+            fingerprint: key.to_owned(),
+            title: String::new(),
+            weight: *weight,
+            place: String::new(),
+            last_at: Some(waiting.seen_at),
+        };
+        let mut standing = standing(known.as_ref(), &seen, now);
         let back = waiting.regressed && matches!(standing, Standing::Ongoing | Standing::Worsened);
         if back {
             standing = Standing::Regressed;
@@ -440,14 +447,15 @@ impl Store {
 
     fn known_error(&self, start: &crate::domain::run::RunStart, key: &str) -> Result<Option<Known>, Error> {
         let mut statement = self.conn().prepare_cached(
-            "SELECT state, weight, muted_until FROM findings
+            "SELECT state, weight, muted_until, again, fixed_at FROM findings
              WHERE pipeline = ?1 AND profile = ?2 AND effects = ?3 AND source = ?4 AND fingerprint = ?5",
         )?;
         let mut rows = statement.query(params![start.pipeline, start.profile, start.effects.as_str(), SOURCE, key])?;
         let Some(row) = rows.next()? else { return Ok(None) };
         let state: FindingState = word(row.get_ref(0)?.as_str().unwrap_or_default())?;
         let muted_until = row.get::<_, Option<i64>>(2)?.map(from_micros).transpose()?;
-        Ok(Some(Known { state, weight: row.get(1)?, muted_until }))
+        let fixed_at = row.get::<_, Option<i64>>(4)?.map(from_micros).transpose()?;
+        Ok(Some(Known { state, weight: row.get(1)?, muted_until, again: row.get(3)?, fixed_at }))
     }
 
     fn last_run_at(&self, pipeline: &str, key: &str) -> Result<Option<Timestamp>, Error> {
