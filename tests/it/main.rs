@@ -57,6 +57,8 @@ mod sandboxd;
 mod scan;
 /// The shipped report over other services, which tell the keys they were given.
 mod serve;
+/// The stand-ins of GitHub, Slack and Sentry are as strict as the services.
+mod services;
 /// Sources over the samples that ship.
 mod sources;
 /// What goes wrong around the process, and what a person is told.
