@@ -3,6 +3,8 @@
 
 #[path = "services/github.rs"]
 mod github;
+#[path = "services/slack.rs"]
+mod slack;
 
 use serde_json::Value;
 

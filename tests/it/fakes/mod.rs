@@ -6,3 +6,4 @@ pub mod memory;
 pub mod model;
 pub mod sandbox;
 pub mod service;
+pub mod slack;
