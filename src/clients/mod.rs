@@ -1,5 +1,6 @@
 //! Thin typed clients for the world outside. The only folder where a secret is exposed.
 
+pub mod credentials;
 pub mod e2b;
 pub mod git;
 pub mod github;
