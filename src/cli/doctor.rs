@@ -204,7 +204,7 @@ fn bindings(settings: &Settings, found: &mut Findings) {
             let what = format!("{place}: {} cannot be read in this version yet", source.kind);
             found.warn("sources", what, "bind sqlite, http or files in the profile");
         }
-        for secret in source.secret.iter().chain(&source.bearer) {
+        for secret in source.secret.iter().chain(source.auth.secret()) {
             if let Err(error) = secret.read() {
                 found.warn("sources", format!("{place}: {error}"), key_fix(secret));
             }

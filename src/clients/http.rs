@@ -89,6 +89,8 @@ pub enum Auth<'a> {
     Header(&'static str, &'a SecretRef),
     /// The same, for a secret that the other side handed out and that is nowhere else.
     Value(&'static str, &'a Secret),
+    /// A header whose value was made from a secret, if it goes in a header at all, with everything that must not be repeated.
+    Made(Option<&'a (String, Secret)>, &'a [Secret]),
 }
 
 /// The bounds of one call.
@@ -217,6 +219,11 @@ impl Client {
                 (Some(HeaderName::from_static(name)), Some(reference.read()?), Some(reference.name.clone()))
             }
             Auth::Value(name, secret) => (Some(HeaderName::from_static(name)), Some(secret.clone()), None),
+            Auth::Made(None, _) => (None, None, None),
+            Auth::Made(Some((name, value)), _) => {
+                let unfit = |_| HttpError::Request(format!("`{name}` cannot be the name of a header"));
+                (Some(HeaderName::try_from(name.as_str()).map_err(unfit)?), Some(value.clone()), None)
+            }
         };
         if let (Some(name), Some(secret)) = (name, &secret) {
             let prefix = if matches!(auth, Auth::Bearer(_)) { "Bearer " } else { "" };
@@ -227,7 +234,10 @@ impl Client {
             value.set_sensitive(true);
             map.insert(name, value);
         }
-        let secrets: Vec<Secret> = secret.into_iter().collect();
+        let mut secrets: Vec<Secret> = secret.into_iter().collect();
+        if let Auth::Made(_, from) = auth {
+            secrets.extend_from_slice(from);
+        }
         let mut request = self.inner.request(method, url).headers(map);
         if let Some(body) = body {
             request = request.body(body);
@@ -294,7 +304,7 @@ impl Answer {
         self.clean(&String::from_utf8_lossy(&body))
     }
 
-    async fn refusal(mut self) -> HttpError {
+    pub(super) async fn refusal(mut self) -> HttpError {
         let after = self.retry_after();
         let text = self.refusal_text().await;
         let message = match (text.as_str(), self.response.status().canonical_reason()) {

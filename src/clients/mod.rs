@@ -5,6 +5,7 @@ pub mod e2b;
 pub mod git;
 pub mod github;
 pub mod http;
+pub mod json;
 pub mod slack;
 pub mod verify;
 

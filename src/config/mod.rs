@@ -8,6 +8,7 @@ mod prices;
 mod profiles;
 mod reader;
 mod services;
+mod sources;
 pub mod settings;
 
 use std::path::{Path, PathBuf};
@@ -146,6 +147,7 @@ pub fn parse_profile(
     let (tree, d) = parse_yaml(&source);
     let mut reader = Reader::new(d, base, registry);
     reader.secrets = settings.secrets.clone();
+    reader.own_sinks = settings.sinks.keys().cloned().collect();
     let profile = tree.and_then(|tree| profiles::profile(name, &tree, settings.profiles.get("local"), &mut reader));
     let mut report = Report::default();
     report.add(reader.d);

@@ -12,7 +12,7 @@ use crate::policy::due::zone_names;
 
 use super::reader::Reader;
 use super::settings::{DaemonLimits, Http, HttpToken, Intake, IntakeProject, ModelSettings, Notify, Prices, Settings};
-use super::{BUILT_IN, PRICES, ReadBeside, prices, profiles, services};
+use super::{BUILT_IN, PRICES, ReadBeside, prices, profiles, services, sources as places};
 
 /// The longest silence of a streaming model, and the longest answer in all.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -72,7 +72,9 @@ pub(super) fn settings(
         Some(node) => services::services(node, defaults.map(|d| &d.services), r),
         None => defaults.map(|d| d.services.clone()).unwrap_or_default(),
     };
-    let sources = map.optional("sources", &mut r.d).map(|node| services::sources(node, r)).unwrap_or_default();
+    let sources = map.optional("sources", &mut r.d).map(|node| places::sources(node, r)).unwrap_or_default();
+    let sinks = map.optional("sinks", &mut r.d).map(|node| places::sinks(node, r)).unwrap_or_default();
+    r.own_sinks = sinks.keys().cloned().collect();
     let hide = match map.optional("privacy", &mut r.d).and_then(|node| node.map("`privacy`", &mut r.d)) {
         Some(mut privacy) => {
             let hide = r.texts(&mut privacy, "hide");
@@ -103,7 +105,7 @@ pub(super) fn settings(
         secrets: r.secrets.clone(),
         services,
         sources,
-        sinks: BTreeMap::new(),
+        sinks,
         hide,
         http,
         limits,

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use crate::diag::{Node, closest, codes};
 
 use super::reader::Reader;
-use super::services;
 use super::settings::Profile;
+use super::sources;
 
 /// What a pipeline's words for sinks are.
 const SINK_NAMES: &[&str] = &["slack", "files", "terminal", "tickets", "pull_requests"];
@@ -55,7 +55,7 @@ pub(super) fn profile(name: &str, node: &Node, like: Option<&Profile>, r: &mut R
         profile.sandbox = word;
     }
     if let Some(node) = map.optional("sources", &mut r.d) {
-        profile.sources = services::sources(node, r);
+        profile.sources = sources::sources(node, r);
     }
     if let Some(node) = map.optional("sinks", &mut r.d) {
         sinks(node, &mut profile, r);
@@ -113,9 +113,15 @@ fn binding(node: &Node, what: &str, words: &[&str], r: &mut Reader<'_>) -> Optio
 
 fn sinks(node: &Node, profile: &mut Profile, r: &mut Reader<'_>) {
     let Some(mut map) = node.map("`sinks`", &mut r.d) else { return };
+    // One of `sinks:` can stand for another, and be replaced by another.
+    let own = r.own_sinks.clone();
+    let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let mut known: Vec<&str> = SINKS.to_vec();
-    known.extend(r.registry.sinks.iter().map(|sink| sink.name).filter(|name| !SINKS.contains(name)));
-    for name in SINK_NAMES {
+    let with_target = ["markdown", "webhook"];
+    let built_in = r.registry.sinks.iter().map(|sink| sink.name);
+    known.extend(built_in.filter(|name| !SINKS.contains(name) && !with_target.contains(name)));
+    known.extend(&own);
+    for name in SINK_NAMES.iter().chain(&own) {
         let Some(node) = map.optional(name, &mut r.d) else { continue };
         if let Some(sink) = binding(node, &format!("`{name}`"), &known, r) {
             profile.sinks.insert((*name).to_owned(), sink);

@@ -17,11 +17,13 @@ pub(super) struct Reader<'a> {
     pub base: &'a Path,
     pub registry: &'a Registry,
     pub secrets: BTreeMap<String, SecretRef>,
+    /// The names under `sinks:`.
+    pub own_sinks: Vec<String>,
 }
 
 impl<'a> Reader<'a> {
     pub fn new(d: Diagnostics, base: &'a Path, registry: &'a Registry) -> Self {
-        Self { d, others: Report::default(), base, registry, secrets: BTreeMap::new() }
+        Self { d, others: Report::default(), base, registry, secrets: BTreeMap::new(), own_sinks: Vec::new() }
     }
 
     pub fn error(

@@ -10,6 +10,7 @@ use crate::domain::definition::{From, Origin};
 use crate::domain::model::{Role, Usage};
 use crate::domain::run::Effects;
 pub use crate::ports::service::{Service, Services};
+use crate::ports::source::{Paging, SourceAuth};
 
 /// Everything the daemon was told.
 #[derive(Clone, Debug)]
@@ -139,7 +140,8 @@ pub struct SourceSettings {
     pub kind: String,
     pub target: Option<String>,
     pub secret: Option<SecretRef>,
-    pub bearer: Option<SecretRef>,
+    pub auth: SourceAuth,
+    pub paging: Paging,
     pub timeout: Duration,
     pub origin: Origin,
     /// The folder against which its files are resolved.
@@ -153,7 +155,8 @@ impl SourceSettings {
             kind: kind.to_owned(),
             target: None,
             secret: None,
-            bearer: None,
+            auth: SourceAuth::None,
+            paging: Paging::None,
             timeout: Duration::from_secs(30),
             origin: Origin::default(),
             base: settings.base.clone(),

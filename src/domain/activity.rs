@@ -125,6 +125,35 @@ pub struct Rows {
     pub via: String,
 }
 
+impl Rows {
+    /// Takes out every field of these names, also from objects within the rows. Upper and lower case are the same: a database
+    /// may spell a column as it likes.
+    pub fn hide(&mut self, names: &[String]) {
+        if names.is_empty() {
+            return;
+        }
+        let names: Vec<String> = names.iter().map(|name| name.to_lowercase()).collect();
+        for row in &mut self.rows {
+            hide_in(row, &names);
+        }
+    }
+}
+
+fn hide_in(map: &mut Map<String, Value>, names: &[String]) {
+    map.retain(|field, _| !names.contains(&field.to_lowercase()));
+    let mut left: Vec<&mut Value> = map.values_mut().collect();
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Object(map) => {
+                map.retain(|field, _| !names.contains(&field.to_lowercase()));
+                left.extend(map.values_mut());
+            }
+            Value::Array(items) => left.extend(items.iter_mut()),
+            _ => {}
+        }
+    }
+}
+
 /// An agent's call of a tool, after the model asked for it. The input is checked against the tool's schema first.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ToolRequest {
@@ -283,4 +312,20 @@ pub struct Complaint {
     pub evidence: String,
     #[serde(default)]
     pub step: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn hidden_fields_leave_rows_at_every_depth() {
+        let row = json!({
+            "n": 1, "Email": "a", "who": {"email": "b", "id": 2}, "list": [{"EMAIL": "c", "k": [[{"email": 1}]]}, 3],
+        });
+        let mut rows = Rows { rows: vec![row.as_object().cloned().unwrap()], ..Rows::default() };
+        rows.hide(&["email".to_owned()]);
+        assert_eq!(Value::Object(rows.rows.remove(0)), json!({"n": 1, "who": {"id": 2}, "list": [{"k": [[{}]]}, 3]}));
+    }
 }

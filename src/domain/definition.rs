@@ -200,6 +200,8 @@ pub enum ToolQuery {
     Sql { file: String, text: String },
     /// `GET path` with the arguments as query string; `rows` is a JSONPath such as `$.data`.
     HttpGet { path: String, rows: Option<String> },
+    /// An expression in PromQL; `step` in seconds between two points of a range.
+    Promql { query: String, step: Option<u64> },
 }
 
 /// One entry under `steps:`.

@@ -172,9 +172,7 @@ impl Executor {
             let asked = SourceQuery { query, filter: request.query.as_deref(), args: &args, max_rows };
             let error = match source.fetch(asked).await {
                 Ok(mut rows) => {
-                    for row in &mut rows.rows {
-                        row.retain(|field, _| !hide.iter().any(|hidden| hidden == field));
-                    }
+                    rows.hide(&hide);
                     return Ok(rows);
                 }
                 Err(error) => error,
@@ -182,7 +180,9 @@ impl Executor {
             let retry = match &error {
                 SourceError::Unavailable { after: Some(after), .. } => Retry::After(*after),
                 SourceError::Unavailable { after: None, .. } => Retry::Backoff,
-                SourceError::Missing { .. } | SourceError::Refused { .. } => Retry::Never,
+                SourceError::Missing { .. } | SourceError::Refused { .. } | SourceError::Credential { .. } => {
+                    Retry::Never
+                }
             };
             let Some(pause) = READ_BACKOFF.pause(attempt, waited, retry) else { return Err(source_stop(error)) };
             tracing::warn!(%error, from = request.from, "reading again in {pause:?}");
@@ -270,7 +270,9 @@ fn sink_stop(error: SinkError) -> Stop {
     let text = error.to_string();
     match error {
         SinkError::Missing { message, help } => Stop::Blocked(Failure::new("E-SINK", message).help(help)),
-        SinkError::Credential { message, help, .. } => Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help)),
+        SinkError::Credential { secret, message, help } => {
+            Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help).waits_for(secret))
+        }
         SinkError::Refused { message, help } => Stop::Failed(Failure::new("E-SINK", message).help(help)),
         SinkError::Unavailable { message, .. } => {
             Stop::Failed(Failure::new("E-SINK", message).help("nightcrew resume tries it again"))
@@ -286,6 +288,9 @@ fn source_stop(error: SourceError) -> Stop {
     let message = error.to_string();
     match error {
         SourceError::Missing { help, .. } => Stop::Blocked(Failure::new("E-SOURCE", message).help(help)),
+        SourceError::Credential { secret, help, .. } => {
+            Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help).waits_for(secret))
+        }
         SourceError::Unavailable { .. } | SourceError::Refused { .. } => {
             Stop::Failed(Failure::new("E-SOURCE", message))
         }

@@ -171,7 +171,9 @@ fn publish_stop(error: PublishError) -> Stop {
     let text = error.to_string();
     match error {
         PublishError::Missing { message, help } => Stop::Blocked(Failure::new(E_PUBLISH, message).help(help)),
-        PublishError::Credential { message, help, .. } => Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help)),
+        PublishError::Credential { secret, message, help } => {
+            Stop::Blocked(Failure::new(E_CREDENTIAL, message).help(help).waits_for(secret))
+        }
         PublishError::Unsafe { message, help } => Stop::Unsafe(Failure::new(E_PUBLISH, message).help(help)),
         PublishError::Unknown { .. } => Stop::Failed(
             Failure::new(E_UNKNOWN, text).help("look there by hand; `nightcrew resume` looks again before it acts"),

@@ -9,7 +9,9 @@ use super::context::Context;
 use super::read::check_name;
 
 /// The words for a query, with what they need.
-const QUERIES: &[&str] = &["sql", "http"];
+const QUERIES: &[&str] = &["sql", "http", "promql"];
+/// Their options.
+const OPTIONS: &[&str] = &["file", "get", "rows", "query", "step"];
 
 pub(super) fn tools(node: &Node, c: &mut Context<'_>) -> Vec<ToolDef> {
     let Some(mut map) = node.map("`tools`", &mut c.d) else { return Vec::new() };
@@ -46,28 +48,34 @@ fn tool(name: &str, node: &Node, c: &mut Context<'_>) -> Option<ToolDef> {
             let rows = map.optional("rows", &mut c.d).and_then(|node| rows(node, c));
             (source, path.map(|path| ToolQuery::HttpGet { path, rows }))
         }
+        ["promql"] => {
+            let source = map.optional("promql", &mut c.d).and_then(|node| source("promql", node, c));
+            let query = map.require("query", &mut c.d).and_then(|node| node.filled_string("`query`", &mut c.d));
+            let step = map.optional("step", &mut c.d).and_then(|node| step(node, c));
+            (source, query.map(|query| ToolQuery::Promql { query: query.to_owned(), step }))
+        }
         [] => {
             let help =
                 Some("write for example `{sql: warehouse, file: sql/x.sql}` or `{http: shop, get: /v1/x}`".to_owned());
-            let other = map.has("file") || map.has("get");
-            let label = if other { "`sql` or `http` names its source" } else { "it asks nothing" };
+            let other = OPTIONS.iter().any(|option| map.has(option));
+            let label = if other { "`sql`, `http` or `promql` names its source" } else { "it asks nothing" };
             c.error(&codes::NEEDS, format!("tool `{name}` has no source"), map.place(), label, help);
-            map.know(QUERIES.iter().copied().chain(["file", "get", "rows"]));
-            for key in ["file", "get", "rows"] {
+            map.know(QUERIES.iter().chain(OPTIONS).copied());
+            for key in OPTIONS {
                 map.take(key);
             }
             (None, None)
         }
         _ => {
-            let help = Some("keep one of the two, or make two tools".to_owned());
+            let help = Some("keep one of them, or make two tools".to_owned());
             c.error(
                 &codes::TWO_KINDS,
                 format!("tool `{name}` has two sources"),
                 map.place(),
-                "`sql` and `http` exclude each other",
+                "`sql`, `http` and `promql` exclude each other",
                 help,
             );
-            for key in ["sql", "http", "file", "get", "rows"] {
+            for key in QUERIES.iter().chain(OPTIONS) {
                 map.take(key);
             }
             (None, None)
@@ -146,6 +154,16 @@ fn get(node: &Node, c: &mut Context<'_>) -> Option<String> {
         return None;
     }
     Some(path.to_owned())
+}
+
+/// Between two points of a range, in seconds.
+fn step(node: &Node, c: &mut Context<'_>) -> Option<u64> {
+    let step = node.duration("`step`", &mut c.d)?;
+    if step.as_secs() == 0 {
+        node.bad("`step`", "at least one second", "too short", Some("write for example `1h`".to_owned()), &mut c.d);
+        return None;
+    }
+    Some(step.as_secs())
 }
 
 fn rows(node: &Node, c: &mut Context<'_>) -> Option<String> {

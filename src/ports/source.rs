@@ -39,7 +39,8 @@ pub struct SourceSetup {
     pub target: Option<String>,
     /// A target that is a secret (a database URL).
     pub secret: Option<SecretRef>,
-    pub bearer: Option<SecretRef>,
+    pub auth: SourceAuth,
+    pub paging: Paging,
     pub timeout: Duration,
     /// The folder against which files are resolved.
     pub base: PathBuf,
@@ -59,7 +60,8 @@ impl SourceSetup {
             name: name.into(),
             target: None,
             secret: None,
-            bearer: None,
+            auth: SourceAuth::None,
+            paging: Paging::None,
             timeout: Duration::from_secs(30),
             base: base.into(),
             outside,
@@ -68,6 +70,56 @@ impl SourceSetup {
             errors: None,
         }
     }
+}
+
+/// How an HTTP service is shown who asks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum SourceAuth {
+    #[default]
+    None,
+    /// `Authorization: Bearer …`
+    Bearer(SecretRef),
+    /// `Authorization: Basic …`; the secret is `user:password`.
+    Basic(SecretRef),
+    /// A header of this name.
+    Header { name: String, secret: SecretRef },
+    /// A parameter of the query string of this name.
+    Query { name: String, secret: SecretRef },
+}
+
+impl SourceAuth {
+    pub fn secret(&self) -> Option<&SecretRef> {
+        match self {
+            Self::None => None,
+            Self::Bearer(secret) | Self::Basic(secret) | Self::Header { secret, .. } | Self::Query { secret, .. } => {
+                Some(secret)
+            }
+        }
+    }
+}
+
+/// How the rows after the first page are found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Paging {
+    /// One answer is all.
+    #[default]
+    None,
+    /// The header `Link` with `rel="next"` (RFC 8288).
+    Link,
+    /// The answer holds, at this path (`$.meta.next`), what `param` takes for the next page; without `param` its address.
+    Cursor { param: Option<String>, at: String },
+    /// Pages are counted, the first is `first`. A page with fewer rows than `size` is the last one; without `size` an empty one.
+    Page { param: String, first: u32, size: Option<PageSize> },
+    /// So many rows are left out; `param` is 0 for the first page.
+    Offset { param: String, size: Option<PageSize> },
+}
+
+/// How many rows a page has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageSize {
+    /// The parameter that asks for so many; `None`: the service decides, and this is what it decides.
+    pub param: Option<String>,
+    pub rows: u32,
 }
 
 /// The errors that our own intake has received, grouped. Blocking.
@@ -99,6 +151,9 @@ pub enum SourceError {
     /// A person must supply or repair something.
     #[error("source `{name}` is not usable: {message}")]
     Missing { name: String, message: String, help: String },
+    /// The service refuses this secret. Runs that need it wait until it is replaced.
+    #[error("source `{name}` refuses the secret `{secret}`: {message}")]
+    Credential { name: String, secret: String, message: String, help: String },
     /// Worth another try.
     #[error("source `{name}` does not answer: {message}")]
     Unavailable { name: String, message: String, after: Option<Duration> },

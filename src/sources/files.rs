@@ -94,7 +94,7 @@ impl Source for Files {
         Box::pin(async move {
             let path = match query.query {
                 Some(ToolQuery::HttpGet { rows, .. }) => rows.clone(),
-                Some(ToolQuery::Sql { .. }) | None => None,
+                Some(ToolQuery::Sql { .. } | ToolQuery::Promql { .. }) | None => None,
             };
             let bound = |name: &str| query.args.get(name).and_then(argument);
             let (from, to, max_rows) = (bound("from"), bound("to"), query.max_rows);

@@ -105,6 +105,14 @@ impl RowsPath {
             .collect()
     }
 
+    /// The one value at the path, if there is one.
+    pub fn one<'v>(&self, document: &'v Value) -> Option<&'v Value> {
+        self.parts.iter().try_fold(document, |at, part| match part {
+            Part::Field(name) => at.get(name),
+            Part::Every => None,
+        })
+    }
+
     fn missing(&self, name: &str, map: &Row) -> String {
         let names: Vec<_> = map.keys().take(12).map(|key| format!("`{}`", printable(key))).collect();
         match names.is_empty() {

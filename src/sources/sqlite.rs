@@ -53,10 +53,8 @@ impl Source for Sqlite {
             let sql = match (query.query, query.filter) {
                 (Some(ToolQuery::Sql { text, .. }), _) => text.clone(),
                 (None, Some(text)) => text.to_owned(),
-                (Some(ToolQuery::HttpGet { .. }), _) => {
-                    return Err(refused(
-                        "it is a database: ask it with `sql` and a `file`, not with `http` and `get`".into(),
-                    ));
+                (Some(ToolQuery::HttpGet { .. } | ToolQuery::Promql { .. }), _) => {
+                    return Err(refused("it is a database: ask it with `sql` and a `file`".into()));
                 }
                 (None, None) => return Err(refused("no query is given".into())),
             };

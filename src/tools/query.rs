@@ -11,6 +11,7 @@ pub fn spec(tool: &ToolDef) -> ToolSpec {
     let how = match &tool.query {
         ToolQuery::Sql { file, .. } => format!("the query {file}"),
         ToolQuery::HttpGet { path, .. } => format!("GET {path}"),
+        ToolQuery::Promql { query, .. } => format!("the query {query}"),
     };
     let most = tool.max_rows.map(|rows| format!(" At most {rows} rows.")).unwrap_or_default();
     ToolSpec {
