@@ -5,13 +5,13 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
 use super::files::{FileSet, name_of};
 use super::rows::{Row, argument, cut};
 use crate::base::BoxFuture;
 use crate::domain::activity::Rows;
 use crate::policy::errors::event::{Report, events};
+use crate::policy::errors::filter::{Filter, is_issue};
 use crate::policy::errors::group::group;
 use crate::ports::source::{Source, SourceError, SourceQuery};
 
@@ -25,7 +25,7 @@ struct SentryEvents(FileSet);
 impl Source for SentryEvents {
     fn fetch<'a>(&'a self, query: SourceQuery<'a>) -> BoxFuture<'a, Result<Rows, SourceError>> {
         Box::pin(async move {
-            let filter = Filter::parse(query.filter.unwrap_or_default())
+            let filter = Filter::parse("event files", query.filter.unwrap_or_default())
                 .map_err(|message| SourceError::Refused { name: self.0.name.clone(), message })?;
             let issue = query.args.get("issue").and_then(argument).filter(|issue| !issue.is_empty());
             let max_rows = query.max_rows;
@@ -42,13 +42,8 @@ impl Source for SentryEvents {
                         let found = events(&text).map_err(refused)?;
                         reports.extend(found.into_iter().map(|event| Report::read(event, received)));
                     }
-                    let rows = group(&reports).into_iter().filter(|row| filter.takes(row)).filter(|row| {
-                        let is = |name: &str| {
-                            let own = row.get(name).and_then(Value::as_str).unwrap_or_default();
-                            issue.as_ref().is_none_or(|issue| own.eq_ignore_ascii_case(issue))
-                        };
-                        is("key") || is("id")
-                    });
+                    let named = |row: &Row| issue.as_ref().is_none_or(|issue| is_issue(row, issue));
+                    let rows = group(&reports).into_iter().filter(|row| filter.takes(row) && named(row));
                     let (rows, truncated) = cut(rows.collect(), max_rows);
                     Ok(Rows { rows, truncated, via: "files".into() })
                 })
@@ -57,42 +52,9 @@ impl Source for SentryEvents {
     }
 }
 
-/// The part of Sentry's search language that event files can answer.
-#[derive(Debug, Default, PartialEq)]
-struct Filter(Vec<(&'static str, String)>);
-
-impl Filter {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut wanted = Vec::new();
-        for term in text.split_whitespace() {
-            let (name, value) = term.split_once(':').unwrap_or((term, ""));
-            let field = match (name, value) {
-                // Every error in a file is open.
-                ("is", "unresolved" | "unhandled" | "for_review") => continue,
-                ("level", _) => "level",
-                ("platform", _) => "platform",
-                ("release", _) => "release",
-                ("environment", _) => "environment",
-                _ => {
-                    return Err(format!(
-                        "event files cannot be searched by `{term}`; they know is:unresolved, level:, platform:, release: \
-                         and environment:"
-                    ));
-                }
-            };
-            wanted.push((field, value.trim_matches('"').to_owned()));
-        }
-        Ok(Self(wanted))
-    }
-
-    fn takes(&self, row: &Row) -> bool {
-        self.0.iter().all(|(field, value)| row.get(*field).and_then(Value::as_str) == Some(value))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::event::{Frame, Report};
 use crate::base::hash::Hash;
+use crate::domain::error_group::ErrorGroup;
 
 /// One work item for steps: see [`row`].
 pub type Row = Map<String, Value>;
@@ -118,27 +119,40 @@ pub fn parameterise(message: &str) -> String {
     out
 }
 
-/// The row of a group from its events, oldest first. Fields: `key id title type message culprit level platform count users
-/// first_seen last_seen release environment exceptions stacktrace breadcrumbs tags url`. `count` and `users` are those of the
-/// events given.
-pub fn row(key: &str, reports: &[&Report]) -> Row {
-    let (Some(first), Some(last)) = (reports.first(), reports.last()) else { return Row::new() };
-    let (ty, value) = last.exceptions.last().cloned().unwrap_or_default();
-    let message = if value.is_empty() {
-        last.message.clone().or_else(|| last.template.clone()).unwrap_or_default()
+/// A group's name for people: `E-` and the first six digits of its key.
+pub fn id(key: &str) -> String {
+    format!("E-{}", key.get(..6).unwrap_or(key).to_ascii_uppercase())
+}
+
+/// What was said: the value of the exception thrown last, else the message.
+fn message(report: &Report) -> String {
+    let value = report.exceptions.last().map(|(_, value)| value.clone()).unwrap_or_default();
+    if value.is_empty() {
+        report.message.clone().or_else(|| report.template.clone()).unwrap_or_default()
     } else {
         value
-    };
+    }
+}
+
+/// Type and first line of what was said, capped.
+pub fn title(report: &Report) -> String {
+    let ty = report.exceptions.last().map(|(ty, _)| ty.clone()).unwrap_or_default();
+    let message = message(report);
     let head = message.lines().next().unwrap_or_default();
     let title = match (ty.is_empty(), head.is_empty()) {
         (true, true) => "(an event without message)".to_owned(),
         (true, false) => head.to_owned(),
-        (false, true) => ty.clone(),
+        (false, true) => ty,
         (false, false) => format!("{ty}: {head}"),
     };
-    let inner = last.frames.iter().rev().find(|frame| frame.in_app).or(last.frames.last());
+    clip(&title, TITLE)
+}
+
+/// Where it comes from: the innermost frame of the application's own code, else the transaction; capped.
+pub fn culprit(report: &Report) -> String {
+    let inner = report.frames.iter().rev().find(|frame| frame.in_app).or(report.frames.last());
     let culprit = inner.map_or_else(
-        || last.transaction.clone().unwrap_or_default(),
+        || report.transaction.clone().unwrap_or_default(),
         |frame| {
             let (function, file) = (frame.function.as_deref(), frame.file.as_deref().or(frame.module.as_deref()));
             match (function, file) {
@@ -147,6 +161,16 @@ pub fn row(key: &str, reports: &[&Report]) -> Row {
             }
         },
     );
+    clip(&culprit, LINE)
+}
+
+/// The row of a group from its events, oldest first. Fields: `key id title type message culprit level platform count users
+/// first_seen last_seen release environment exceptions stacktrace breadcrumbs tags url`. `count` and `users` are those of the
+/// events given.
+pub fn row(key: &str, reports: &[&Report]) -> Row {
+    let (Some(first), Some(last)) = (reports.first(), reports.last()) else { return Row::new() };
+    let ty = last.exceptions.last().map(|(ty, _)| ty.clone()).unwrap_or_default();
+    let message = message(last);
     let users: BTreeSet<&str> = reports.iter().filter_map(|report| report.user.as_deref()).collect();
     // The innermost frames are the ones that tell something.
     let frames = &last.frames[last.frames.len().saturating_sub(SHOWN_FRAMES)..];
@@ -156,11 +180,11 @@ pub fn row(key: &str, reports: &[&Report]) -> Row {
     let mut row = Map::new();
     let mut put = |name: &str, value: Value| drop(row.insert(name.to_owned(), value));
     put("key", key.into());
-    put("id", format!("E-{}", &key.to_ascii_uppercase()[..6]).into());
-    put("title", clip(&title, TITLE).into());
+    put("id", id(key).into());
+    put("title", title(last).into());
     put("type", ty.into());
     put("message", clip(&message, MESSAGE).into());
-    put("culprit", clip(&culprit, LINE).into());
+    put("culprit", culprit(last).into());
     put("level", last.level.clone().into());
     put("platform", last.platform.clone().into());
     put("count", reports.len().into());
@@ -174,6 +198,31 @@ pub fn row(key: &str, reports: &[&Report]) -> Row {
     put("breadcrumbs", crumbs.iter().map(shown_crumb).collect());
     put("tags", last.tags.iter().take(SHOWN_TAGS).map(|(k, v)| (k.clone(), clip_value(v))).collect());
     put("url", clip(last.url.as_deref().unwrap_or_default(), LINE).into());
+    row
+}
+
+/// The row of a group that is counted elsewhere: that of its newest event, with the group's own counts, times and `releases`.
+pub fn row_of(group: &ErrorGroup) -> Row {
+    let mut row = if group.event.is_object() {
+        let newest = Report::read(group.event.clone(), group.last_seen);
+        self::row(&group.key, &[&newest])
+    } else {
+        // The event is not kept any more; what is counted still is.
+        let texts = ["type", "culprit", "level", "platform", "release", "environment", "url"];
+        let mut row: Row = texts.into_iter().map(|name| (name.to_owned(), Value::from(""))).collect();
+        row.extend(["exceptions", "stacktrace", "breadcrumbs"].map(|name| (name.to_owned(), json!([]))));
+        row.insert("tags".into(), json!({}));
+        row.insert("message".into(), group.title.clone().into());
+        row.insert("title".into(), group.title.clone().into());
+        row
+    };
+    row.insert("key".into(), group.key.clone().into());
+    row.insert("id".into(), group.id.clone().into());
+    row.insert("count".into(), group.count.into());
+    row.insert("users".into(), group.users.into());
+    row.insert("first_seen".into(), group.first_seen.to_string().into());
+    row.insert("last_seen".into(), group.last_seen.to_string().into());
+    row.insert("releases".into(), group.releases.clone().into());
     row
 }
 
