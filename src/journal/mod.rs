@@ -13,6 +13,7 @@ mod definitions;
 mod deliveries;
 mod entries;
 mod error;
+mod errors;
 mod findings;
 mod grants;
 mod lock;
@@ -41,6 +42,7 @@ pub use deliveries::{
     DecidedError, Delivery, ErrorClaim, ErrorClaimed, Listener, MOST_WAITING, Noted, Rate, SeenError, WaitingError,
 };
 pub use error::Error;
+pub use errors::{ErrorBounds, ErrorRetention, PreparedErrors};
 pub use findings::FindingFilter;
 pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};

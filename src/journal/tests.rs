@@ -13,6 +13,7 @@ use crate::domain::money::{Cap, Payee};
 use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::SlotFate;
 
+mod errors;
 mod findings;
 mod ties;
 
