@@ -246,6 +246,10 @@ fn intake(node: &Node, r: &mut Reader<'_>) -> Option<Intake> {
             id_node.and_then(|node| node.integer("`id`", 1..=i64::MAX, &mut r.d)).and_then(|id| u64::try_from(id).ok());
         let name = project.require("name", &mut r.d).and_then(|node| node.filled_string("`name`", &mut r.d));
         let key = project.require("key", &mut r.d).and_then(|node| r.secret_of("key", node));
+        let max_per_minute = project
+            .optional("max_per_minute", &mut r.d)
+            .and_then(|node| node.integer("`max_per_minute`", 1..=i64::from(u32::MAX), &mut r.d))
+            .and_then(|most| u32::try_from(most).ok());
         project.finish(&mut r.d);
         if let (Some(id), Some(id_node)) = (id, id_node)
             && projects.iter().any(|known| known.id == id)
@@ -259,7 +263,7 @@ fn intake(node: &Node, r: &mut Reader<'_>) -> Option<Intake> {
             );
         }
         if let (Some(id), Some(name), Some(key)) = (id, name, key) {
-            projects.push(IntakeProject { id, name: name.to_owned(), key });
+            projects.push(IntakeProject { id, name: name.to_owned(), key, max_per_minute });
         }
     }
     map.finish(&mut r.d);

@@ -224,6 +224,8 @@ pub struct IntakeProject {
     pub id: u64,
     pub name: String,
     pub key: SecretRef,
+    /// Events taken in per minute; as many may come at once.
+    pub max_per_minute: Option<u32>,
 }
 
 /// What one profile binds.
