@@ -4,6 +4,7 @@
 //! told at once. Loopback by default; nothing here changes anything, so nothing asks for a token.
 
 pub mod hooks;
+pub mod intake;
 
 use std::sync::Arc;
 use std::time::Duration;
