@@ -228,7 +228,9 @@ fn entries(
             }
             EntryKind::ActivityIntended => {
                 let intention: Intention = read(&text, "intention")?;
-                if intention.kind == "deliver" {
+                if intention.report.as_ref().is_some_and(|report| report.question.is_some()) {
+                    // A question stands among the questions; it is no result.
+                } else if intention.kind == "deliver" {
                     view.reports.extend(intention.report.filter(|report| !view.reports.contains(report)));
                     delivering.insert(path);
                 } else if intention.kind == "publish" {

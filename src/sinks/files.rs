@@ -1,7 +1,8 @@
 //! Files: every report as Markdown and as a page, below `out/<pipeline>/<run>/`. Also the page of a whole run and the index.
 //!
 //! A report is found again by the delivery's key, which stands in the front matter of its file: the same key never makes a
-//! second file, a changed report (a capped run that went on) replaces its own. Files appear whole or not at all.
+//! second file, a changed report (a capped run that went on) replaces its own. Files appear whole or not at all. A question to a
+//! person is a file of its own, `question.md`, and no report of the run.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -59,8 +60,9 @@ fn deliver(out: &Path, delivery: &Delivery) -> Result<Receipt, SinkError> {
     let document = format!("---\n{marker}\n---\n\n{}", markdown::render(report));
     let mut found = false;
     let mut path = None;
+    let stem = if report.question.is_some() { "question" } else { "report" };
     for n in 1..=MOST_REPORTS {
-        let name = if n == 1 { "report.md".to_owned() } else { format!("report-{n}.md") };
+        let name = if n == 1 { format!("{stem}.md") } else { format!("{stem}-{n}.md") };
         let candidate = folder.join(name);
         match std::fs::read_to_string(&candidate) {
             Ok(existing) if existing.lines().nth(1) == Some(&marker) => {
@@ -85,8 +87,10 @@ fn deliver(out: &Path, delivery: &Delivery) -> Result<Receipt, SinkError> {
         message: format!("{} holds {MOST_REPORTS} reports already", folder.display()),
         help: "move that folder away".into(),
     })?;
-    let index = folder.join("index.html");
-    replace(&index, page::render(&Page::of_report(report)).as_bytes()).map_err(failed(&index))?;
+    if report.question.is_none() {
+        let index = folder.join("index.html");
+        replace(&index, page::render(&Page::of_report(report)).as_bytes()).map_err(failed(&index))?;
+    }
     Ok(Receipt {
         kind: "report".into(),
         destination: "files".into(),
@@ -174,6 +178,28 @@ mod tests {
         let second = sink.deliver(&delivery("r/late/files"), Earlier::None).await.unwrap();
         assert!(second.url_or_path.ends_with("report-2.md"));
         assert_eq!(names(&place), ["index.html", "report-2.md", "report.md"]);
+    }
+
+    #[tokio::test]
+    async fn a_question_is_a_file_of_its_own_that_says_how_it_was_answered() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = make(&SinkSetup::local(folder.path().join("out"), Outside::none(Env::system())));
+        let mut asked = delivery("r/gate/ask");
+        asked.report.question = Some(sample::question());
+        let first = sink.deliver(&asked, Earlier::None).await.unwrap();
+        let place = run_folder(&folder.path().join("out"), "analytics-report", sample::RUN);
+        assert_eq!(names(&place), ["question.md"]);
+        let text = std::fs::read_to_string(&first.url_or_path).unwrap();
+        assert!(text.contains("# ✋ analytics-report asks: May I add a dependency (`chrono-tz`)?"), "{text}");
+        for part in ["**change**", "+chrono-tz", "nightcrew approve", "Expires Fri 20 Nov 2026, 14:00 UTC, then: no"] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+        let question = asked.report.question.as_mut().unwrap();
+        question.answered = Some(("denied".into(), "slack:U1 (ann)".into()));
+        assert_eq!(sink.deliver(&asked, Earlier::None).await.unwrap().url_or_path, first.url_or_path);
+        let text = std::fs::read_to_string(&first.url_or_path).unwrap();
+        assert!(text.contains("Denied by slack:U1 (ann)") && !text.contains("nightcrew approve"), "{text}");
+        assert_eq!(names(&place), ["question.md"]);
     }
 
     #[tokio::test]

@@ -7,13 +7,16 @@
 use serde_json::Value;
 
 use super::text;
-use crate::domain::report::{Chart, Footer, Link, Report, ReportBlock};
+use crate::domain::report::{Chart, Footer, Link, Question, Report, ReportBlock};
 use crate::domain::run::Effects;
 pub use crate::render::markdown::inline;
-use crate::render::markdown::{block as paragraphs, code, within};
+use crate::render::markdown::{block as paragraphs, code, fenced, within};
 
 /// The whole document, ending in a newline.
 pub fn render(report: &Report) -> String {
+    if let Some(question) = &report.question {
+        return asked(report, question);
+    }
     let mut parts = vec![format!("# {}", inline(&report.headline))];
     parts.push(format!(
         "**{}** · {} · {} · {} profile · effects: {}",
@@ -34,6 +37,33 @@ pub fn render(report: &Report) -> String {
     parts.push(format!("---\n\nrun `{}` · nightcrew", code(&report.run)));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n") + "\n"
+}
+
+/// What a person is asked, exactly, and how to answer it or how it was answered.
+fn asked(report: &Report, question: &Question) -> String {
+    let mut parts = vec![format!("# ✋ {} asks: {}", inline(&report.pipeline), inline(&question.ask))];
+    parts.extend(question_lines(question, &report.run).iter().map(|line| inline(line)));
+    parts.extend(question.given.iter().map(|(label, text)| format!("**{}**\n\n{}", inline(label), fenced(text))));
+    parts.push(format!("---\n\nrun `{}` · `{}` · nightcrew", code(&report.run), code(&question.hash)));
+    parts.join("\n\n") + "\n"
+}
+
+/// Where a question stands, in plain words. Shared by every surface.
+pub fn question_lines(question: &Question, run: &str) -> Vec<String> {
+    let expires = question.expires_at.map(|at| text::moment(at, "UTC"));
+    match &question.answered {
+        Some((how, _)) if how == "expired" => vec![format!("Expired: nobody answered, so: {}", question.on_expiry)],
+        Some((how, by)) => {
+            let (first, rest) = how.split_at(how.chars().next().map_or(0, char::len_utf8));
+            vec![format!("{}{rest} by {by}", first.to_uppercase())]
+        }
+        None => {
+            let run = crate::base::ids::RunId(run.to_owned()).short();
+            let mut lines = vec![format!("Answer: `nightcrew approve {run}` or `nightcrew deny {run}`")];
+            lines.extend(expires.map(|at| format!("Expires {at} UTC, then: {}", question.on_expiry)));
+            lines
+        }
+    }
 }
 
 fn block(block: &ReportBlock, report: &Report) -> String {

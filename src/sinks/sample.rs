@@ -12,7 +12,7 @@ use crate::base::money::UsdMicros;
 use crate::domain::activity::{Complaint, Receipt};
 use crate::domain::model::Usage;
 use crate::domain::money::{RoleSpend, Spend};
-use crate::domain::report::{Chart, Footer, InternStats, Report, ReportBlock, Series};
+use crate::domain::report::{Chart, Footer, InternStats, Question, Report, ReportBlock, Series};
 use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, TriggerKind};
 use crate::domain::view::{RunView, StepView};
 
@@ -26,6 +26,20 @@ pub fn golden(name: &str, text: &str) {
 }
 
 pub const RUN: &str = "01KAF3ZQ8MN5T2V9X7B4C6D7QK";
+
+/// Open until that afternoon.
+pub fn question() -> Question {
+    Question {
+        path: "gate/approve".into(),
+        signal: "approve".into(),
+        ask: "May I add a dependency (`chrono-tz`)?".into(),
+        given: vec![("change".into(), "+chrono-tz = \"0.10\"".into())],
+        expires_at: Some("2026-11-20T14:00:00Z".parse().unwrap()),
+        on_expiry: "no".into(),
+        hash: Hash::of("what is asked").to_string(),
+        answered: None,
+    }
+}
 
 fn at(text: &str) -> Timestamp {
     format!("2026-11-20T07:00:{text}Z").parse().unwrap()

@@ -252,6 +252,15 @@ pub fn together(runs: &[RunView], next: &[String], style: Style) -> String {
 
 /// A report as plain text, for the `terminal` sink.
 pub fn report(report: &Report) -> String {
+    if let Some(question) = &report.question {
+        let mut lines = vec![format!("✋ {} asks: {}", text::line(&report.pipeline), text::line(&question.ask))];
+        for (label, given) in &question.given {
+            lines.push(format!("  {}:", text::line(label)));
+            lines.extend(text::clean(given).lines().map(|line| format!("    {line}")));
+        }
+        lines.extend(markdown::question_lines(question, &report.run).iter().map(|line| text::line(line)));
+        return lines.into_iter().map(|line| line.trim_end().to_owned() + "\n").collect();
+    }
     let mut lines = vec![text::line(&report.headline)];
     lines.push(format!(
         "{} · {} · {} · effects: {}",

@@ -30,6 +30,7 @@ mod ticket;
 mod ticket_text;
 mod work;
 
+pub use approve::{SIGNAL as APPROVAL, delivered_at};
 pub use each::item_key;
 pub use run::{AFTER_A_FAILURE, RunEnd, run_pipeline};
 

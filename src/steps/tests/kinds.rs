@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::super::testing::{REGISTRY, Ran, World, pipeline, says};
-use crate::domain::report::ReportBlock;
+use crate::domain::report::{Question, ReportBlock};
 use crate::domain::run::{Failure, Outcome};
 use crate::ports::durable::Stop;
 use crate::ports::step::{Opt, OptType};
@@ -245,6 +245,52 @@ fn only_a_persons_yes_approves() {
         assert_eq!((&no.result("ok")["approved"], no.outcome()), (&json!(false), "declined"));
         assert_eq!(no.result("after")["ran"], false);
     }
+}
+
+#[test]
+fn a_question_is_put_where_people_are_and_its_message_says_how_it_was_answered() {
+    let told = |ran: &Ran| {
+        let questions = ran.delivered().into_iter().map(|delivery| {
+            assert_eq!((delivery.sink.as_str(), delivery.channel.as_deref()), ("slack", Some("growth")));
+            assert_eq!(delivery.key, "01JD0000000000000000000001/ok/ask");
+            delivery.report.question.unwrap()
+        });
+        questions.collect::<Vec<_>>()
+    };
+    let yes = approve("skip", Some(json!({"approved": true})));
+    assert_eq!(yes.paths("deliver"), ["ok/ask", "ok/answered"]);
+    let questions = told(&yes);
+    let [asked, answered] = questions.as_slice() else { panic!("{questions:?}") };
+    assert_eq!((asked.path.as_str(), asked.signal.as_str(), asked.on_expiry.as_str()), ("ok/approve", "approve", "no"));
+    assert_eq!(asked.expires_at.unwrap().to_string(), "2026-11-20T11:00:00Z");
+    assert_eq!(asked.given, [("rows".to_owned(), "[\n  {\n    \"a\": 1\n  }\n]".to_owned())]);
+    assert_eq!(asked.answered, None);
+    let how = |how: &str, by: &str| Some((how.to_owned(), by.to_owned()));
+    assert_eq!(answered.answered, how("approved", "cli"));
+    assert_eq!(asked, &Question { answered: None, ..answered.clone() });
+    // The hash is that of exactly what is shown, and the step knows it.
+    assert_eq!(yes.world.questions.borrow()[0]["hash"], asked.hash.as_str());
+    let other = World::new().rows(json!([{"a": 2}])).run(&APPROVE.replace("WORD", "skip"));
+    assert!(told(&other)[0].hash != asked.hash && asked.hash.len() == 64);
+    // A yes to something else is none; no answer is no denial.
+    let about = |hash: &str| approve("skip", Some(json!({"approved": true, "hash": hash})));
+    assert_eq!(told(&about(&asked.hash))[1].answered, how("approved", "cli"));
+    assert_eq!(told(&about("other"))[1].answered, how("denied", "cli"));
+    assert_eq!(told(&approve("skip", None))[1].answered, how("expired", "nobody"));
+    assert_eq!(told(&approve("proceed", None))[1].on_expiry, "yes");
+}
+
+#[test]
+fn a_question_that_cannot_be_delivered_waits_all_the_same_and_the_run_says_so() {
+    let world = World::new().rows(json!([{"a": 1}])).model(|_, _| says(json!({"text": "went"})));
+    let refused = || Stop::Blocked(Failure::new("E-SINK", "no token").help("give it one"));
+    drop(world.sink.replace(Box::new(move |_| Err(refused()))));
+    let ran = world.signal("ok:approve", json!({"approved": true})).run(&APPROVE.replace("WORD", "skip"));
+    assert_eq!(ran.result("after")["text"], "went");
+    assert_eq!(ran.paths("deliver"), ["ok/ask"], "what was never put is not closed");
+    let complaints = ran.world.complaints.borrow();
+    let told: Vec<_> = complaints.iter().map(|c| (c.need.as_str(), c.evidence.as_str(), c.step.as_str())).collect();
+    assert_eq!(told, [("the question could not be put: no token", "give it one", "ok")]);
 }
 
 #[test]
