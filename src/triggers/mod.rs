@@ -1,6 +1,8 @@
 //! What makes a run begin: schedules and their slot ledger, and the queue of claimed runs.
 //!
-//! `schedule` is the loop, `handle` how others speak with it, `sentry` waits with errors until they are runs, `queue` says which claimed run may begin, `housekeeping` holds the safety wake-up. The rules about
+//! `schedule` is the loop, `handle` how others speak with it, `sentry` waits with errors until they are runs, `slack` reads what
+//! people do there, `hook` is a delivery as it came, `queue` says which claimed run may begin, `housekeeping` holds the safety
+//! wake-up. The rules about
 //! slots are pure and stand in [`crate::policy::due`], where `pipeline` can use them at load. Every trigger makes its run with
 //! the journal's one claim; nothing here runs a run.
 
@@ -12,6 +14,7 @@ pub mod housekeeping;
 pub mod queue;
 pub mod schedule;
 pub mod sentry;
+pub mod slack;
 
 #[cfg(test)]
 mod tests;
