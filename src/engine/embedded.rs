@@ -525,6 +525,11 @@ impl DurableContext for Context {
                     }
                     ended = expired => {
                         ended?;
+                        // An answer that came at the last moment was told to be one.
+                        let last = state.journal.take_signal(&state.start.id, &path, &name, &path).await;
+                        if let Some(taken) = last.map_err(journal_broken)? {
+                            return Ok(Some(taken));
+                        }
                         state.write(Family::Span, EntryKind::Value, &path, &Value::Null);
                         return Ok(None);
                     }

@@ -8,6 +8,7 @@
 //! intention; end and settlement; signal taken and its record) is one transaction; every transaction checks the epoch; every
 //! payload passes the redactor before it is stored.
 
+mod answers;
 mod blobs;
 mod definitions;
 mod deliveries;
@@ -37,6 +38,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+pub use answers::{Answer, Answered};
 pub use definitions::StoredDefinition;
 pub use deliveries::{
     DecidedError, Delivery, ErrorClaim, ErrorClaimed, Listener, MOST_WAITING, Noted, Rate, SeenError, WaitingError,
@@ -364,7 +366,7 @@ impl Journal {
     /// interrupted goes on exactly where it was.
     pub async fn resume_run(&self, run: &RunId, add: UsdMicros, by: &str) -> Result<(), Error> {
         let (run, by, build_id) = (run.clone(), by.to_owned(), self.inner.build_id.clone());
-        self.ask(move |store| store.resume_run(&run, add, &by, &build_id)).await
+        self.ask(move |store| store.resume_run(&run, add, &by, &build_id, None)).await
     }
 
     /// Records a person's signal to `path` (`""`: the whole run). `Error::Ended` for a run that is no longer open.

@@ -172,11 +172,19 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn resume_run(&mut self, id: &RunId, add: UsdMicros, by: &str, build_id: &str) -> Result<(), Error> {
+    /// `key`: of the one press or command that asks for it.
+    pub(super) fn resume_run(
+        &mut self,
+        id: &RunId,
+        add: UsdMicros,
+        by: &str,
+        build_id: &str,
+        key: Option<&str>,
+    ) -> Result<(), Error> {
         let run = self.run_no(id)?;
         let ended = self.outcome(run)?.is_some();
-        let payload = json!({"by": by, "person": ended, "build_id": build_id, "add_usd_micros": add});
-        let seq = self.insert(&Prepared::new(session(id, EntryKind::RunResumed, raw(&payload)?)))?;
+        let payload = super::answers::resumption(by, ended, build_id, add, key)?;
+        let seq = self.insert(&Prepared::new(session(id, EntryKind::RunResumed, payload)))?;
         self.abandon_grants(id)?;
         self.conn()
             .prepare_cached(

@@ -14,6 +14,7 @@ use crate::domain::run::{Effects, Outcome, RunLimits, RunStart, Trigger, Trigger
 use crate::domain::view::SlotFate;
 
 mod errors;
+mod answers;
 mod findings;
 mod ties;
 
