@@ -19,6 +19,9 @@ pub struct Proposal {
     /// What it is about: of findings and errors. A ticket is found by any of them too. Sorted.
     #[serde(default)]
     pub fingerprints: Vec<String>,
+    /// More fingerprints that the ledger knows to be the same: only for finding what is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub same: Vec<String>,
     /// When the run began: the time that commits bear.
     pub at: Timestamp,
     pub effects: Effects,
@@ -80,6 +83,9 @@ pub struct TicketText {
     /// How often and by how many seen, first and last, for errors: (name, value).
     pub facts: Vec<(String, String)>,
     pub closed_as_not_planned: Option<String>,
+    /// Another repository than the pipeline's own, `owner/name`; from YAML.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<String>,
 }
 
 /// One member of a ticket.
@@ -117,6 +123,15 @@ pub struct PullRequestText {
     pub max_open: Option<u32>,
     pub cost_usd: f64,
     pub models: Vec<String>,
+}
+
+/// Whether `tracker` names a repository, `owner/name`, and not a kind of tracker.
+pub fn is_repository(tracker: &str) -> bool {
+    let plain = |part: &str| {
+        let fits = part.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        fits && !part.is_empty() && part.len() <= 100 && part.chars().any(|c| c != '.')
+    };
+    matches!(tracker.split_once('/'), Some((owner, name)) if plain(owner) && plain(name))
 }
 
 impl Proposal {

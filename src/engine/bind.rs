@@ -9,9 +9,10 @@ use crate::base::env::Env;
 use crate::base::hash::Hash;
 use crate::base::money::UsdMicros;
 use crate::config::settings::{ModelSettings, Prices, Profile, Settings, SourceSettings};
-use crate::domain::definition::{Pipeline, ToolQuery};
+use crate::domain::definition::{Pipeline, StepBody, ToolQuery};
 use crate::domain::model::Role;
 use crate::domain::money::RoleSpend;
+use crate::domain::proposal::is_repository;
 use crate::domain::run::{Failure, RunStart};
 use crate::journal::{Reader, StoredDefinition};
 use crate::models::tape::{Recorder, TapeWriter};
@@ -123,12 +124,22 @@ impl Bound {
         }
     }
 
-    /// The repository that the YAML names.
+    /// The repository that the YAML names, and where else it has tickets opened.
     fn home_repository(&self) -> Option<HomeRepository> {
-        self.pipeline.repository.as_ref().map(|named| HomeRepository {
-            github: named.github.clone(),
-            r#ref: named.r#ref.clone(),
-            may_reach: named.may_reach.clone(),
+        let steps = self.pipeline.walk();
+        let trackers = steps.iter().filter_map(|(_, step)| match &step.body {
+            StepBody::Kind { kind, options, .. } if kind == "ticket" => options.text("tracker"),
+            _ => None,
+        });
+        let mut trackers: Vec<String> = trackers.filter(|word| is_repository(word)).map(str::to_owned).collect();
+        trackers.sort();
+        trackers.dedup();
+        let named = self.pipeline.repository.as_ref();
+        (named.is_some() || !trackers.is_empty()).then(|| HomeRepository {
+            github: named.and_then(|named| named.github.clone()),
+            r#ref: named.and_then(|named| named.r#ref.clone()),
+            may_reach: named.map(|named| named.may_reach.clone()).unwrap_or_default(),
+            trackers,
         })
     }
 

@@ -111,7 +111,7 @@ impl Executor {
                     Activity::Code(request) => self.code(request).await,
                     Activity::Lines(request) => self.lines(request).await.map(|passages| raw(&passages)),
                     Activity::Findings(request) => self.findings(&at, request).await,
-                    Activity::Tend { sink, effects } => self.tend(sink, *effects).await.map(|tended| raw(&tended)),
+                    Activity::Tend { sink, effects } => self.tend(&at, sink, *effects).await.map(|tended| raw(&tended)),
                     Activity::Model(_) | Activity::Deliver(_) | Activity::Publish(_) => {
                         unreachable!("handled above")
                     }
@@ -253,6 +253,7 @@ impl Executor {
         let intended = intended.map_err(journal_broken)?;
         let (kind, payload, answer) = match sink.deliver(delivery, at.earlier).await {
             Ok(receipt) => {
+                self.tie_delivered(&at, delivery, &receipt).await?;
                 let output = self.redacted(raw(&receipt));
                 (EntryKind::ActivityDone, output.clone(), Ok(Arc::from(output)))
             }

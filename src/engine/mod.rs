@@ -20,6 +20,7 @@ mod publish_tests;
 mod shelf;
 #[cfg(test)]
 mod testing;
+mod ties;
 mod transcript;
 pub mod workshop;
 

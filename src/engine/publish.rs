@@ -11,6 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::domain::activity::Receipt;
 use crate::domain::code::{BlobId, CommitId, TreeId};
+use crate::domain::definition::StepBody;
 use crate::domain::entry::EntryKind;
 use crate::domain::proposal::{Proposal, Proposed, PublishState, Published, Tended};
 use crate::domain::run::{Effects, Failure};
@@ -70,11 +71,13 @@ impl Executor {
             Proposed::Ticket(_) | Proposed::CloseTicket { .. } | Proposed::ErrorNote(_) => None,
         };
         let publisher = make(&self.bound.publisher_setup(branches));
+        let proposal = self.with_same(&at.run, proposal)?;
         let payload = json!({"kind": "publish", "publisher": kind.name, "proposal": proposal});
         let intended = self.journal.intend(self.entry(&at, EntryKind::ActivityIntended, raw(&payload)), None).await;
         let intended = intended.map_err(journal_broken)?;
         let (entry, payload, answer) = match publisher.publish(&proposal, at.earlier).await {
             Ok(published) => {
+                self.tie_published(&at, &proposal, &published).await?;
                 if published.state == PublishState::Refused {
                     let note = json!({"note": "refused", "text": published.note});
                     self.journal.append_lazy(self.entry(&at, EntryKind::Note, raw(&note)));
@@ -91,13 +94,25 @@ impl Executor {
         answer
     }
 
-    /// Looks after what this pipeline has published. In preview nothing was published to others, and nothing is looked at.
-    pub(super) async fn tend(&self, sink: &str, effects: Effects) -> Result<Tended, Stop> {
-        let Some(name) = self.bound.profile.sinks.get(sink) else { return Ok(Tended::default()) };
+    /// Looks after what this pipeline has published. In preview nothing was published to others, and nothing is looked at. One
+    /// publisher that keeps both tickets and drafts is asked once, for the drafts.
+    pub(super) async fn tend(&self, at: &At, sink: &str, effects: Effects) -> Result<Tended, Stop> {
+        let bound = |sink: &str| self.bound.profile.sinks.get(sink);
+        let Some(name) = bound(sink) else { return Ok(Tended::default()) };
+        if sink == "tickets" && bound("pull_requests") == Some(name) && self.opens_drafts() {
+            return Ok(Tended::default());
+        }
         let kind = self.bound.registry.publisher(name).filter(|kind| kind.local || effects == Effects::Live);
-        let Some(make) = kind.and_then(|kind| kind.make) else { return Ok(Tended::default()) };
+        let Some((kind, make)) = kind.and_then(|kind| Some((kind, kind.make?))) else { return Ok(Tended::default()) };
         let publisher = make(&self.bound.publisher_setup(None));
-        publisher.tend(&self.bound.pipeline.name, self.env.now()).await.map_err(publish_stop)
+        let tended = publisher.tend(&self.bound.pipeline.name, self.env.now()).await.map_err(publish_stop)?;
+        self.remember_tended(at, kind.name, &tended).await?;
+        Ok(tended)
+    }
+
+    fn opens_drafts(&self) -> bool {
+        let steps = self.bound.pipeline.walk();
+        steps.iter().any(|(_, step)| matches!(&step.body, StepBody::Kind { kind, .. } if kind == "pull_request"))
     }
 
     /// Nothing was begun, so there is nothing to settle.

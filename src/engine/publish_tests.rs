@@ -282,6 +282,7 @@ impl Desk {
             sink: if matches!(what, Proposed::PullRequest(_)) { "pull_requests" } else { "tickets" }.into(),
             key: "sign-error-1a2b3c4d".into(),
             fingerprints: vec!["E-1".into()],
+            same: Vec::new(),
             at: run.started_at,
             effects: run.effects,
             pipeline: "mend".into(),

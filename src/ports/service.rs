@@ -101,6 +101,8 @@ pub struct HomeRepository {
     pub r#ref: Option<String>,
     /// `may_reach`: where its text may go although it is private: `public_channels`, `public_repositories`.
     pub may_reach: Vec<String>,
+    /// Other repositories, `owner/name`, in which the YAML has tickets opened.
+    pub trackers: Vec<String>,
 }
 
 #[cfg(test)]

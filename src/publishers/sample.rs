@@ -120,6 +120,7 @@ pub(crate) fn ticket() -> TicketText {
         commit: Some("0123456789abcdef0123456789abcdef01234567".into()),
         facts: vec![("times".into(), "412".into())],
         closed_as_not_planned: None,
+        tracker: None,
     }
 }
 
@@ -130,6 +131,7 @@ pub(crate) fn proposal(what: Proposed, fingerprints: &[&str]) -> Proposal {
         sink: if ticket { "tickets" } else { "pull_requests" }.into(),
         key: format!("parse-error-{}", &id[..8]),
         fingerprints: fingerprints.iter().map(|print| (*print).to_owned()).collect(),
+        same: Vec::new(),
         at: "2026-11-19T07:00:00Z".parse().unwrap(),
         effects: Effects::Preview,
         pipeline: "error-to-pr".into(),

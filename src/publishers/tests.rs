@@ -354,6 +354,7 @@ fn hostile(text: &str) -> (TicketText, PullRequestText) {
         commit: Some(t()),
         facts: vec![(t(), t())],
         closed_as_not_planned: None,
+        tracker: None,
     };
     let mut pr = sample::draft();
     (pr.title, pr.cause, pr.change) = (t(), t(), t());

@@ -10,9 +10,9 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::domain::activity::Activity;
-use crate::domain::definition::{Options, Step, StepBody};
+use crate::domain::definition::{Options, Pipeline, Step, StepBody};
 use crate::domain::finding::{FindingsRequest, Handled, Judged, Seen, Standing};
-use crate::domain::run::Outcome;
+use crate::domain::run::{Effects, Outcome};
 use crate::ports::durable::{DurableContext, Stop};
 
 use super::each;
@@ -96,6 +96,32 @@ pub(super) async fn judge(
         }
     }
     Ok(judged)
+}
+
+/// Has a live run learn what people did with what the pipeline has published, before it judges anything: a ticket that was closed
+/// as not planned costs nothing more. What keeps it from that is told, and fails nothing.
+///
+/// Errors: only final stops.
+pub(super) async fn tend(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Result<(), Stop> {
+    let effects = ctx.run().effects;
+    if effects != Effects::Live {
+        return Ok(());
+    }
+    let publishes = |kind: &str| {
+        let is = |step: &Step| matches!(&step.body, StepBody::Kind { kind: own, .. } if own == kind);
+        pipeline.walk().iter().any(|(_, step)| is(step))
+    };
+    for (kind, sink) in [("ticket", "tickets"), ("pull_request", "pull_requests")] {
+        if !publishes(kind) {
+            continue;
+        }
+        match ctx.perform(&format!("tend-{sink}"), Activity::Tend { sink: sink.to_owned(), effects }).await {
+            Ok(_) => {}
+            Err(stop) if stop.is_final() => return Err(stop),
+            Err(stop) => ctx.note("not_tended", serde_json::json!({"reason": stop.to_string()})),
+        }
+    }
+    Ok(())
 }
 
 /// Items that a step yields, and how many it leaves out.

@@ -70,6 +70,7 @@ pub(super) async fn publish(
         sink: sink.to_owned(),
         key,
         fingerprints,
+        same: Vec::new(),
         at: run.started_at,
         effects: run.effects,
         pipeline: call.pipeline.name.clone(),

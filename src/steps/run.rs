@@ -43,6 +43,7 @@ pub async fn run_pipeline(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resu
         "run",
         json!({"id": run.id.as_str(), "started_at": run.started_at.to_string(), "nominal_at": run.nominal_at.to_string()}),
     );
+    ledger::tend(ctx, pipeline).await?;
     let level =
         Level { pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: run.until.as_deref() };
     let ended = level.run(ctx, scope).await?;

@@ -6,3 +6,4 @@ mod fix;
 mod flow;
 mod kinds;
 mod shipped;
+mod tickets;
