@@ -8,9 +8,11 @@ mod glob;
 mod http;
 mod later;
 mod rows;
+pub mod sentry;
 mod sentry_files;
 mod sqlite;
 
 use crate::ports::source::SourceKind;
 
-pub const ALL: &[SourceKind] = &[sqlite::KIND, http::KIND, files::KIND, later::POSTGRES, later::PROMETHEUS];
+pub const ALL: &[SourceKind] =
+    &[sqlite::KIND, http::KIND, files::KIND, sentry::KIND, later::POSTGRES, later::PROMETHEUS];

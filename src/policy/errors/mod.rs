@@ -6,3 +6,4 @@ pub mod group;
 pub mod private;
 pub mod seen;
 pub mod telling;
+pub mod rest;
