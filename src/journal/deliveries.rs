@@ -121,8 +121,8 @@ pub struct Rate {
 pub struct ErrorClaim {
     pub claim: Claim,
     pub waiting: WaitingError,
-    /// How bad it is, as the ledger counts.
-    pub weight: f64,
+    /// As the ledger sees it.
+    pub seen: Seen,
     /// Standings that the pipeline wants to hear of.
     pub when: Vec<Standing>,
     pub rate: Rate,
@@ -285,7 +285,7 @@ impl Store {
         if gone {
             self.conn()
                 .prepare_cached(
-                    "UPDATE findings SET state = 'fixed', muted_until = NULL
+                    "UPDATE findings SET state = 'fixed', muted_until = NULL, fixed_at = NULL
                      WHERE source = ?1 AND fingerprint = ?2 AND state = 'handled'",
                 )?
                 .execute(params![SOURCE, key])?;
@@ -357,7 +357,7 @@ impl Store {
     }
 
     fn claim_error(&mut self, error: &ErrorClaim, started: &Prepared) -> Result<ErrorClaimed, Error> {
-        let ErrorClaim { claim, waiting: asked, weight, when, rate, again } = error;
+        let ErrorClaim { claim, waiting: asked, seen, when, rate, again } = error;
         let (start, now) = (&claim.start, self.now());
         let (pipeline, key) = (start.pipeline.as_str(), asked.key.as_str());
         let Some(waiting) = self.waiting_error(pipeline, key)?.filter(|found| found.first_at == asked.first_at) else {
@@ -375,14 +375,7 @@ impl Store {
             return settled(self, "coalesced", format!("run {run} is at work on it"));
         }
         let known = self.known_error(start, key)?;
-        let seen = Seen {
-            fingerprint: key.to_owned(),
-            title: String::new(),
-            weight: *weight,
-            place: String::new(),
-            last_at: Some(waiting.seen_at),
-        };
-        let mut standing = standing(known.as_ref(), &seen, now);
+        let mut standing = standing(known.as_ref(), seen, now);
         let back = waiting.regressed && matches!(standing, Standing::Ongoing | Standing::Worsened);
         if back {
             standing = Standing::Regressed;
@@ -421,7 +414,7 @@ impl Store {
             // The run looks at the ledger too, and shall find what the source says.
             self.conn()
                 .prepare_cached(
-                    "UPDATE findings SET state = 'fixed', muted_until = NULL
+                    "UPDATE findings SET state = 'fixed', muted_until = NULL, fixed_at = NULL
                      WHERE pipeline = ?1 AND profile = ?2 AND effects = ?3 AND source = ?4 AND fingerprint = ?5",
                 )?
                 .execute(params![pipeline, start.profile, start.effects.as_str(), SOURCE, key])?;
