@@ -71,7 +71,8 @@ pub fn standing(known: Option<&Known>, seen: &Seen, now: Timestamp) -> Standing 
     }
 }
 
-fn has_worsened(before: f64, now: f64) -> bool {
+/// Whether a weight is much more than it was.
+pub fn has_worsened(before: f64, now: f64) -> bool {
     now >= before * TIMES && now - before >= MORE
 }
 

@@ -149,6 +149,7 @@ async fn a_group_is_to_be_told_until_it_was_and_again_when_it_went_on() {
             title: "a".into(),
             weight: 1.0,
             place: "x".into(),
+            last_at: None,
         },
         end: "pull_request".into(),
         place: None,

@@ -5,8 +5,8 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::domain::error_group::ErrorStanding;
-use crate::domain::finding::{FindingState, Standing};
-use crate::policy::findings::{Known, standing};
+use crate::domain::finding::Standing;
+use crate::policy::findings::has_worsened;
 
 /// A group that goes on is not told of more often than this.
 pub const QUIET: Duration = Duration::from_secs(10 * 60);
@@ -26,11 +26,7 @@ pub fn telling(group: &ErrorStanding, fixed: bool, now: Timestamp) -> Option<Sta
     }
     // As the ledger weighs: by users where they are known, else by events.
     let weight = |users: u64, count: u64| if users > 0 { users as f64 } else { count as f64 };
-    let known = Known { state: FindingState::Handled, weight: weight(told.users, told.count), muted_until: None };
-    match standing(Some(&known), weight(group.users, group.count), now) {
-        Standing::Worsened => Some(Standing::Worsened),
-        _ => None,
-    }
+    has_worsened(weight(told.users, told.count), weight(group.users, group.count)).then_some(Standing::Worsened)
 }
 
 #[cfg(test)]
