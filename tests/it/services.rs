@@ -3,6 +3,8 @@
 
 #[path = "services/github.rs"]
 mod github;
+#[path = "services/sentry.rs"]
+mod sentry;
 #[path = "services/slack.rs"]
 mod slack;
 

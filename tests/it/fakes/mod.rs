@@ -5,5 +5,6 @@ pub mod github;
 pub mod memory;
 pub mod model;
 pub mod sandbox;
+pub mod sentry;
 pub mod service;
 pub mod slack;
