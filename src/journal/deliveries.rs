@@ -376,7 +376,9 @@ impl Store {
         }
         let known = self.known_error(start, key)?;
         let mut standing = standing(known.as_ref(), seen, now);
-        let back = waiting.regressed && matches!(standing, Standing::Ongoing | Standing::Worsened);
+        // The ledger has not heard that it was resolved; who keeps the error has.
+        let handled = known.is_some_and(|known| known.state == FindingState::Handled);
+        let back = waiting.regressed && handled && standing != Standing::New;
         if back {
             standing = Standing::Regressed;
         }

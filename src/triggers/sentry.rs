@@ -4,15 +4,29 @@
 //! flood of one error costs one row and one run. What is told is durable before anybody is answered. This module decides nothing
 //! about standings: the journal does, beside the ledger.
 
-use std::sync::Arc;
+mod hook;
+mod poll;
+mod turn;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 use tokio::sync::{Notify, watch};
 
-use crate::domain::finding::Standing;
+use crate::clients::sentry::Sentry;
+use crate::domain::finding::{Seen as Sighting, Standing};
 use crate::journal::{self, Journal, Listener, Noted, SeenError};
+use crate::policy::errors::rest;
+
+pub use hook::{HookSetup, handler};
+pub use poll::Poller;
+pub use turn::{Fire, Fired, Loop};
+
+/// Sentry's API as it is configured now; `None`: it is not.
+pub type Api = Arc<dyn Fn() -> Option<Arc<Sentry>> + Send + Sync>;
 
 /// Who tells of the errors of a project.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,12 +77,14 @@ pub struct Handle {
     journal: Journal,
     watches: watch::Sender<Arc<Vec<Watch>>>,
     wake: Arc<Notify>,
+    /// Slugs of Sentry's projects by their id, as they were read.
+    slugs: Arc<Mutex<BTreeMap<String, String>>>,
 }
 
 impl Handle {
     /// Nobody listens yet: see [`Handle::set_watches`].
     pub fn new(journal: Journal) -> Self {
-        Self { journal, watches: watch::Sender::new(Arc::default()), wake: Arc::default() }
+        Self { journal, watches: watch::Sender::new(Arc::default()), wake: Arc::default(), slugs: Arc::default() }
     }
 
     /// The pipelines that listen from now on.
@@ -80,6 +96,30 @@ impl Handle {
     /// The pipelines that listen now.
     pub fn watches(&self) -> Arc<Vec<Watch>> {
         self.watches.borrow().clone()
+    }
+
+    /// Who wants to hear of an error of Sentry's project that is called by any of these.
+    fn listeners(&self, names: &[String]) -> Vec<Listener> {
+        let is_it = |project: &str| names.iter().any(|name| name.eq_ignore_ascii_case(project));
+        let watches = self.watches();
+        let theirs = watches.iter().filter(|watch| watch.origin == Origin::Sentry && is_it(&watch.project));
+        theirs.map(Watch::listener).collect()
+    }
+
+    /// Remembers what a project is called: a webhook may name only its id.
+    fn learn(&self, issue: &Value) {
+        let own = |name: &str| issue.get("project").and_then(|project| project.get(name));
+        if let Some((id, slug)) = own("id").and_then(rest::id).zip(own("slug").and_then(Value::as_str)) {
+            let mut slugs = self.slugs.lock().unwrap_or_else(PoisonError::into_inner);
+            // An organization has hundreds, not more.
+            if slugs.len() < 10_000 {
+                slugs.insert(id, slug.to_owned());
+            }
+        }
+    }
+
+    fn slug(&self, id: &str) -> Option<String> {
+        self.slugs.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
     /// Whether any pipeline wants errors of this project from our own intake. Cheap: ask before a row is made.
@@ -122,5 +162,31 @@ impl From<Seen> for SeenError {
     fn from(seen: Seen) -> Self {
         let Seen { key, hint, item, seen_at, .. } = seen;
         Self { key, item, whole: true, seen_at, state: None, back: hint == Some(Standing::Regressed) }
+    }
+}
+
+/// An issue of Sentry's API or webhooks as the journal is told of it. `None`: it has no id.
+fn from_issue(issue: &Value, now: Timestamp, back: bool) -> Option<SeenError> {
+    let item = rest::row(issue, None, now)?;
+    Some(SeenError {
+        key: rest::key_of(&rest::issue_id(issue)?),
+        item,
+        whole: false,
+        seen_at: rest::last_seen(issue).unwrap_or(now),
+        state: rest::state(issue).map(str::to_owned),
+        back,
+    })
+}
+
+/// The item as the ledger sees it: its weight is how many users are hit, else how often it happened, else 1.
+fn sighting(key: &str, item: &Map<String, Value>, seen_at: Timestamp) -> Sighting {
+    let number = |name: &str| item.get(name).and_then(Value::as_f64).filter(|number| *number > 0.0);
+    let text = |name: &str| item.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
+    Sighting {
+        fingerprint: key.to_owned(),
+        title: text("title"),
+        weight: number("users").or(number("count")).unwrap_or(1.0),
+        place: text("culprit"),
+        last_at: Some(seen_at),
     }
 }
