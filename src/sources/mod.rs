@@ -6,6 +6,7 @@
 mod files;
 mod glob;
 mod http;
+mod intake;
 mod later;
 mod rows;
 pub mod sentry;
@@ -15,4 +16,4 @@ mod sqlite;
 use crate::ports::source::SourceKind;
 
 pub const ALL: &[SourceKind] =
-    &[sqlite::KIND, http::KIND, files::KIND, sentry::KIND, later::POSTGRES, later::PROMETHEUS];
+    &[sqlite::KIND, http::KIND, files::KIND, intake::KIND, sentry::KIND, later::POSTGRES, later::PROMETHEUS];
