@@ -68,6 +68,8 @@ pub enum Command {
     Runs(RunsArgs),
     /// Show which slots of the schedules were due and what became of them
     Slots(SlotsArgs),
+    /// List the errors that the intake has received, by group
+    Errors(ErrorsArgs),
     /// List what pipelines know of errors and findings, or mute some
     Findings(FindingsArgs),
     /// Print what happened in a run
@@ -243,6 +245,18 @@ pub struct RunsArgs {
 pub struct SlotsArgs {
     pub pipeline: Option<String>,
     #[arg(long, default_value_t = 40, value_name = "N")]
+    pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct ErrorsArgs {
+    /// Of this project only, by its name under `intake.projects`
+    pub project: Option<String>,
+    /// One error whole, by its id (E-3F9C1A) or its key
+    #[arg(requires = "project")]
+    pub issue: Option<String>,
+    /// The newest so many
+    #[arg(long, default_value_t = 50)]
     pub limit: u32,
 }
 

@@ -12,6 +12,7 @@ mod costs;
 mod demo;
 mod doctor;
 mod env;
+mod errors;
 mod findings;
 mod init;
 mod logging;
@@ -123,6 +124,7 @@ fn dispatch(session: &Session, command: Command) -> anyhow::Result<Exit> {
         Command::Sandboxd(args) => session.block_on(sandboxd::run(session, args)),
         Command::Runs(args) => runs::run(session, &args),
         Command::Slots(args) => slots::run(session, &args),
+        Command::Errors(args) => errors::run(session, &args),
         Command::Findings(args) => session.block_on(findings::run(session, args)),
         Command::Logs(args) => session.block_on(logs::run(session, args)),
         Command::Cancel(args) => session.block_on(cancel::run(session, args)),
