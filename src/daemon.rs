@@ -170,6 +170,7 @@ impl Holder {
         });
         workshop.tidy(&library.settings);
         bind.workshop = Some(Arc::new(workshop));
+        bind.errors = Some(Arc::new(journal.reader().clone()));
         let engine = Engine::start(EngineSetup {
             env: env.clone(),
             journal: journal.clone(),

@@ -47,8 +47,9 @@ pub async fn serve(holder: Holder, listener: Listener, signals: Signals) -> anyh
     }
     holder.put_in_force(holder.library().as_ref().clone()).await?;
     let schedule = holder.inner.schedule.clone();
-    let housekeeping =
-        Housekeeping::start(move || schedule.wake(), Vec::new()).await.context("starting the safety wake-up")?;
+    let housekeeping = Housekeeping::start(move || schedule.wake(), super::reports::chores(&holder))
+        .await
+        .context("starting the safety wake-up")?;
     feed_systemd(&holder);
     notify(&[sd_notify::NotifyState::Ready]);
     let library = holder.library();
