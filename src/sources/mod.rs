@@ -7,7 +7,8 @@ mod files;
 mod glob;
 mod http;
 mod intake;
-mod later;
+mod postgres;
+mod prometheus;
 mod rows;
 pub mod sentry;
 mod sentry_files;
@@ -16,4 +17,4 @@ mod sqlite;
 use crate::ports::source::SourceKind;
 
 pub const ALL: &[SourceKind] =
-    &[sqlite::KIND, http::KIND, files::KIND, intake::KIND, sentry::KIND, later::POSTGRES, later::PROMETHEUS];
+    &[sqlite::KIND, http::KIND, files::KIND, intake::KIND, postgres::KIND, prometheus::KIND, sentry::KIND];

@@ -42,6 +42,8 @@ mod models;
 mod publish;
 /// The real process, killed at random.
 mod process;
+/// A real PostgreSQL behind the source of that name.
+mod postgres;
 /// Whole runs: limits, signals, outages, bad answers, upgrades.
 mod runs;
 /// Pipelines as a user writes them: mistakes, their hints and their texts.
