@@ -252,7 +252,8 @@ fn later(library: &Library, found: &mut Findings) {
         for profile in library.settings.profiles.values() {
             for name in &sinks {
                 let sink = profile.sinks.get(*name).map_or(*name, String::as_str);
-                if REGISTRY.sink(sink).is_none_or(|sink| sink.make.is_none()) {
+                let own = library.settings.sinks.get(sink);
+                if REGISTRY.sink(own.map_or(sink, |own| &own.kind)).is_none_or(|sink| sink.make.is_none()) {
                     let what = format!(
                         "{}: profile {} sends reports to {sink}, which this version cannot reach yet",
                         pipeline.name, profile.name

@@ -372,18 +372,18 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
     let sinks = sinks.into_iter().map(|name| (name, false)).chain(published.into_iter().map(|name| (name, true)));
     for (name, published) in sinks {
         let bound = profile.sinks.get(name).map_or(name, String::as_str);
+        let own = settings.sinks.get(bound).filter(|_| !published);
         let ready = match published {
             true => REGISTRY.publisher(bound).is_some_and(|publisher| publisher.make.is_some()),
-            false => REGISTRY.sink(bound).is_some_and(|sink| sink.make.is_some()),
+            false => REGISTRY.sink(own.map_or(bound, |own| &own.kind)).is_some_and(|sink| sink.make.is_some()),
         };
-        let value = if ready { bound.to_owned() } else { format!("{bound}: cannot run in this version yet") };
-        rows.push(Row::new(
-            "bindings",
-            &format!("→ {name}"),
-            value,
-            &profile.origin,
-            json!({"sink": bound, "ready": ready}),
-        ));
+        let (shown, origin) = match own {
+            Some(own) => (format!("{} {}", own.kind, own.target), &own.origin),
+            None => (bound.to_owned(), &profile.origin),
+        };
+        let value = if ready { shown } else { format!("{shown}: cannot run in this version yet") };
+        let json = json!({"sink": bound, "ready": ready});
+        rows.push(Row::new("bindings", &format!("→ {name}"), value, origin, json));
     }
     for (id, kind, file, line) in unready {
         let origin = Origin { file: file.to_owned(), line };

@@ -137,6 +137,11 @@ impl Client {
         Self::build(Self::roots(base_url).http1_only())
     }
 
+    /// The same, without following any redirect: for what is sent, not asked.
+    pub(super) fn for_url_without_redirects(base_url: &str) -> Result<Self, HttpError> {
+        Self::build_with(Self::roots(base_url), redirect::Policy::none())
+    }
+
     fn roots(base_url: &str) -> reqwest::ClientBuilder {
         let builder = reqwest::Client::builder();
         let plain = base_url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("http://"));
@@ -144,11 +149,15 @@ impl Client {
     }
 
     fn build(builder: reqwest::ClientBuilder) -> Result<Self, HttpError> {
+        Self::build_with(builder, redirect::Policy::custom(within_origin))
+    }
+
+    fn build_with(builder: reqwest::ClientBuilder, redirects: redirect::Policy) -> Result<Self, HttpError> {
         install_tls();
         let inner = builder
             .user_agent(concat!("nightcrew/", env!("CARGO_PKG_VERSION")))
             .no_proxy()
-            .redirect(redirect::Policy::custom(within_origin))
+            .redirect(redirects)
             .referer(false)
             .retry(reqwest::retry::never())
             .connect_timeout(CONNECT_TIMEOUT)

@@ -10,5 +10,6 @@ pub mod postgres;
 pub mod sentry;
 pub mod slack;
 pub mod verify;
+pub mod webhook;
 
 pub use http::install_tls;

@@ -18,7 +18,7 @@ mod scope;
 mod steps;
 mod tools;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -36,6 +36,8 @@ pub struct Surroundings {
     /// The configured sources (and those that profiles bind) by name, with their kind; `None`: no configuration was read,
     /// so names of sources are not checked.
     pub sources: Option<BTreeMap<String, String>>,
+    /// The names under `sinks:`; `None` as above.
+    pub sinks: Option<BTreeSet<String>>,
 }
 
 impl Surroundings {
@@ -43,7 +45,7 @@ impl Surroundings {
     pub fn of(settings: &Settings) -> Self {
         let of_profiles = settings.profiles.values().flat_map(|profile| &profile.sources);
         let sources = of_profiles.chain(&settings.sources).map(|(name, source)| (name.clone(), source.kind.clone()));
-        Self { sources: Some(sources.collect()) }
+        Self { sources: Some(sources.collect()), sinks: Some(settings.sinks.keys().cloned().collect()) }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The options of a step, as the kind's table describes them.
 
 use crate::base::money::UsdMicros;
-use crate::diag::{Diagnostic, MapReader, Node, NodeKind, Span, codes, did_you_mean};
+use crate::diag::{Diagnostic, MapReader, Node, NodeKind, Span, closest, codes, did_you_mean};
 use crate::domain::definition::{OptionValue, ToolDef};
 use crate::expr::cel::Expr;
 use crate::expr::names;
@@ -75,6 +75,7 @@ impl<'n> OptionReader<'_, '_, 'n> {
             OptType::Boolean => node.boolean(&what, d).map(OptionValue::Boolean),
             OptType::Word(words) => self.word(&what, node, words).map(OptionValue::Text),
             OptType::Words(words) => self.many(node, |this, item| this.word(&what, item, words)),
+            OptType::Sinks(words) => self.many(node, |this, item| this.sink(&what, item, words)),
             OptType::File => self.c.file(&what, node).map(|(path, text)| OptionValue::File(path, text)),
             OptType::Sources => self.many(node, |this, item| this.source(item)),
             OptType::Tools => self.tools(node),
@@ -119,6 +120,25 @@ impl<'n> OptionReader<'_, '_, 'n> {
             return Some(text.to_owned());
         }
         node.word(what, words, &mut self.c.d).map(str::to_owned)
+    }
+
+    /// A built-in sink, or one of the configuration, if that was read.
+    fn sink(&mut self, what: &str, node: &Node, words: &'static [&'static str]) -> Option<String> {
+        let text = node.filled_string(what, &mut self.c.d)?;
+        let own = self.c.surroundings.sinks.as_ref();
+        if words.contains(&text) || own.is_none_or(|own| own.contains(text)) {
+            return Some(text.to_owned());
+        }
+        let names: Vec<&str> = words.iter().copied().chain(own.into_iter().flatten().map(String::as_str)).collect();
+        let help = match closest(text, names.iter().copied()) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => {
+                format!("write one of `{}`, or configure it: `sinks: {{{text}: {{markdown: …}}}}`", names.join("`, `"))
+            }
+        };
+        let title = format!("unknown sink `{text}`");
+        self.c.error(&codes::BAD_VALUE, title, node.span, "neither built in nor under `sinks:`", Some(help));
+        None
     }
 
     fn expr(&mut self, name: &str, node: &'n Node, sees: Sees) -> Option<Expr> {

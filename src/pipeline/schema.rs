@@ -68,6 +68,7 @@ pub fn json_schema(registry: &Registry) -> Value {
             "environment": text_of("The environment's file, relative to this one."),
             "tools": {"type": "object", "description": "Read-only queries that `fetch` and agents may call.", "additionalProperties": {"oneOf": [
                 object(&["sql", "file"], tool(json!({"sql": text_of("The source."), "file": text_of("The SQL file.")}))),
+                object(&["promql", "query"], tool(json!({"promql": text_of("The source."), "query": text_of("An expression; `from` and `to` among the arguments make it a range."), "step": duration("Between two points of a range.")}))),
                 object(&["http", "get"], tool(json!({"http": text_of("The source."), "get": text_of("The path."), "rows": text_of("Where the rows are, such as `$.data`.")}))),
             ]}},
             "steps": {"type": "array", "minItems": 1, "items": {"$ref": "#/$defs/step"}},
@@ -187,6 +188,9 @@ fn option_schema(option: &Opt) -> Value {
         OptType::Boolean => json!({"type": "boolean"}),
         OptType::Word(words) => word(words),
         OptType::Words(words) => one_or_more(word(words)),
+        OptType::Sinks(words) => {
+            one_or_more(json!({"type": "string", "pattern": "^[a-z][a-z0-9_]*$", "examples": words}))
+        }
         OptType::Args => json!({"type": "object", "additionalProperties": {"$ref": "#/$defs/expression"}}),
         OptType::Commands => one_or_more(json!({"anyOf": [
             {"type": "string"},

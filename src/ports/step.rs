@@ -76,6 +76,8 @@ pub enum OptType {
     File,
     /// The name of a source of items or of a tool of the pipeline, or a list of them. → `Text` or `List` of `Text`
     Sources,
+    /// Where a report goes: one of these words, the name of a sink of the configuration, or a list of them. → `Text` or `List`
+    Sinks(&'static [&'static str]),
     /// A list of tools: capability names and tools of the pipeline. → `List` of `Text`
     Tools,
     /// A map from argument names to CEL. → `Map` of `Expr`

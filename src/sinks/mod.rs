@@ -7,13 +7,23 @@ pub mod chart;
 pub mod files;
 mod later;
 pub mod markdown;
+mod markdown_file;
 pub mod page;
 pub mod terminal;
+mod webhook;
 
 use crate::ports::sink::SinkKind;
 pub use crate::render::text;
 
-pub const ALL: &[SinkKind] = &[files::KIND, terminal::KIND, later::SLACK, later::GITHUB, later::LOCAL_BRANCH];
+pub const ALL: &[SinkKind] = &[
+    files::KIND,
+    terminal::KIND,
+    markdown_file::KIND,
+    webhook::KIND,
+    later::SLACK,
+    later::GITHUB,
+    later::LOCAL_BRANCH,
+];
 
 #[cfg(test)]
 pub(crate) mod sample;

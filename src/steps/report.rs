@@ -26,9 +26,9 @@ pub const KIND: StepKind = StepKind {
         Opt { name: "from", ty: OptType::Data, required: true, doc: "what is told, in this order" },
         Opt {
             name: "to",
-            ty: OptType::Words(&["files", "terminal", "slack"]),
+            ty: OptType::Sinks(&["files", "terminal", "slack"]),
             required: false,
-            doc: "where to; default `files`",
+            doc: "where to: these, or a name under `sinks` of the configuration; default `files`",
         },
         Opt { name: "channel", ty: OptType::Channel, required: false, doc: "default: the owner's" },
         Opt {

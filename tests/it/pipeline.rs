@@ -31,7 +31,8 @@ fn check(text: &str) -> String {
         ("environments/e.yaml".to_owned(), "test: \"true\"\n".to_owned()),
     ];
     let sources = [("warehouse".to_owned(), "sqlite".to_owned()), ("shop".to_owned(), "http".to_owned())];
-    let surroundings = Surroundings { sources: Some(sources.into_iter().collect()) };
+    let surroundings =
+        Surroundings { sources: Some(sources.into_iter().collect()), sinks: Some(["notes".to_owned()].into()) };
     let (pipeline, report) = parse("p.yaml", "p.yaml", text, &StoredFiles(&files), &REGISTRY, &surroundings);
     assert_eq!(pipeline.is_none(), report.has_errors());
     report.render(Color::Off)
