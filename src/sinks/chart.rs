@@ -53,6 +53,11 @@ pub fn panels(chart: &Chart, size: Size) -> (Vec<Panel>, usize) {
 
 /// The whole chart as one file: panels in two columns (one, if `size` is narrow), with its style inside.
 pub fn svg(chart: &Chart, size: Size) -> String {
+    svg_in(chart, size, STYLE)
+}
+
+/// The whole chart in another style than the page's.
+pub fn svg_in(chart: &Chart, size: Size, style: &str) -> String {
     let (margin, gap) = (16.0, 22.0);
     let inner = size.width - 2.0 * margin;
     let columns = if inner >= 2.0 * 320.0 + gap && chart.series.len() > 1 { 2 } else { 1 };
@@ -72,7 +77,7 @@ pub fn svg(chart: &Chart, size: Size) -> String {
     // Writing to a string cannot fail.
     let _ = write!(
         out,
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" class="nc-chart" role="img"><title>{t}</title><style>{STYLE}</style><rect class="nc-paper" width="{w}" height="{h}"/><text class="nc-title" x="{margin}" y="{y}">{t}</text>"#,
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{w}" height="{h}" viewBox="0 0 {w} {h}" class="nc-chart" role="img"><title>{t}</title><style>{style}</style><rect class="nc-paper" width="{w}" height="{h}"/><text class="nc-title" x="{margin}" y="{y}">{t}</text>"#,
         w = short(size.width),
         h = short(height),
         t = escape(title),
@@ -328,6 +333,17 @@ fn dates(out: &mut String, days: &[String], x: &dyn Fn(usize) -> f64, y: f64, ba
             escape(&label(&days[*index]))
         );
     }
+}
+
+/// The whole chart in words, the flagged metrics first.
+pub fn words(chart: &Chart) -> String {
+    let mut series: Vec<&Series> = chart.series.iter().collect();
+    series.sort_by_key(|series| !series.flagged);
+    let told = series.iter().take(MOST_PANELS).map(|series| {
+        let count = chart.days.len().min(series.values.len());
+        format!("{}: {}", text::line(&series.metric), describe(&chart.days, &series.values[..count], series))
+    });
+    told.collect::<Vec<_>>().join(". ")
 }
 
 /// The picture in words, for those who do not see it.
