@@ -271,6 +271,8 @@ pub enum Thread {
     PerRun,
     /// One message and thread per finding, edited as things move.
     PerFinding,
+    /// Nothing to tell: the pipeline's last message that said so is edited (`when_quiet: edit`).
+    Quiet,
 }
 
 impl Thread {

@@ -2,8 +2,6 @@
 
 use crate::ports::sink::SinkKind;
 
-pub const SLACK: SinkKind = SinkKind { name: "slack", summary: "a Slack channel", make: None };
-
 pub const GITHUB: SinkKind =
     SinkKind { name: "github", summary: "issues and draft pull requests on GitHub", make: None };
 

@@ -4,11 +4,13 @@
 //! A new sink is a file here, a `mod` line and a row of [`ALL`].
 
 pub mod chart;
+mod chart_png;
 pub mod files;
 mod later;
 pub mod markdown;
 mod markdown_file;
 pub mod page;
+pub mod slack;
 pub mod terminal;
 mod webhook;
 
@@ -20,7 +22,7 @@ pub const ALL: &[SinkKind] = &[
     terminal::KIND,
     markdown_file::KIND,
     webhook::KIND,
-    later::SLACK,
+    slack::KIND,
     later::GITHUB,
     later::LOCAL_BRANCH,
 ];
