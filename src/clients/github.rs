@@ -8,6 +8,8 @@ mod credential;
 mod gate;
 mod wire;
 #[cfg(test)]
+pub(crate) mod script;
+#[cfg(test)]
 mod tests;
 
 use std::collections::HashMap;
@@ -78,6 +80,21 @@ pub struct RepositoryFacts {
     pub default_branch: String,
 }
 
+/// Who acts on GitHub.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    pub login: String,
+    pub id: Option<u64>,
+}
+
+impl Identity {
+    /// The address by which GitHub knows commits of this login.
+    pub fn email(&self) -> String {
+        let id = self.id.map(|id| format!("{id}+")).unwrap_or_default();
+        format!("{id}{}@users.noreply.github.com", self.login)
+    }
+}
+
 /// The method of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Write {
@@ -119,7 +136,7 @@ struct Inner {
 struct Known {
     repositories: HashMap<String, (Timestamp, RepositoryFacts)>,
     /// By the hash of the token.
-    login: Option<(Timestamp, Hash, String)>,
+    identity: Option<(Timestamp, Hash, Identity)>,
 }
 
 impl GitHub {
@@ -259,25 +276,40 @@ impl GitHub {
 
     /// The login that acts: a user, or the bot of an App (`name[bot]`).
     pub async fn login(&self) -> Result<String, GitHubError> {
+        Ok(self.identity().await?.login)
+    }
+
+    /// Who acts, kept for ten minutes.
+    pub async fn identity(&self) -> Result<Identity, GitHubError> {
         let now = self.inner.env.now();
         let credential = &self.inner.credential;
         let hash = Hash::of(credential::read(credential.secret())?.expose());
-        if let Some((at, of, login)) = &self.known().login
+        if let Some((at, of, identity)) = &self.known().identity
             && fresh(*at, now)
             && *of == hash
         {
-            return Ok(login.clone());
+            return Ok(identity.clone());
         }
         let none = || GitHubError::Unavailable { message: "it does not say who we are".into() };
-        let login = match credential {
-            Credential::Token(_) => self.get("/user", &[]).await?["login"].as_str().ok_or_else(none)?.to_owned(),
+        let text = |found: &Value, field: &str| found[field].as_str().map(str::to_owned).ok_or_else(none);
+        let identity = match credential {
+            Credential::Token(_) => {
+                let user = self.get("/user", &[]).await?;
+                Identity { login: text(&user, "login")?, id: user["id"].as_u64() }
+            }
             Credential::App(app) => {
                 let found = self.repeated(|| app.call(self.reach(), "/app")).await?;
-                format!("{}[bot]", found["slug"].as_str().ok_or_else(none)?)
+                let login = format!("{}[bot]", text(&found, "slug")?);
+                let bot = match self.get(&format!("/users/{}", segment(&login)), &[]).await {
+                    Ok(bot) => bot,
+                    Err(GitHubError::NotFound { .. }) => Value::Null,
+                    Err(error) => return Err(error),
+                };
+                Identity { login, id: bot["id"].as_u64() }
             }
         };
-        self.known().login = Some((now, hash, login.clone()));
-        Ok(login)
+        self.known().identity = Some((now, hash, identity.clone()));
+        Ok(identity)
     }
 
     /// A token for git, valid for at least ten minutes: the personal one, or one of the App's installation.

@@ -4,6 +4,8 @@
 //! review, the limits, and folded at the end the evidence, the cost and where it comes from. Nothing here is decided by a model:
 //! its texts stand in their sections, escaped; every number and every "passed" comes from the evidence.
 
+use serde_json::json;
+
 use crate::base::hash::Hash;
 use crate::domain::proof::{CaseState, Evidence, Proven, Stage, StageKind};
 use crate::domain::proposal::{Proposal, PullRequestText};
@@ -209,17 +211,18 @@ fn line(stage: &Stage, proven: &Proven) -> Line {
     }
 }
 
-/// The body as Markdown, from "What was wrong" on.
-pub(super) fn body(draft: &Draft<'_>) -> String {
+/// The sections of a body, without their headings.
+pub(super) struct Sections {
+    pub cause: String,
+    pub change: String,
+    pub proof: String,
+    pub review: String,
+    pub limits: String,
+}
+
+pub(super) fn sections(draft: &Draft<'_>) -> Sections {
     let pr = draft.text;
-    let mut parts = vec![format!("# {}", inline(&draft.title()))];
-    parts.push(format!(
-        "Draft · `{}` · {} · nothing is merged or marked ready without a person",
-        code(draft.branch),
-        inline(&draft.size())
-    ));
-    parts.push(format!("## What was wrong\n\n{}", or_unknown(&pr.cause)));
-    let mut change = format!("## What changes\n\n{}", or_unknown(&pr.change));
+    let mut change = or_unknown(&pr.change);
     if !pr.fixes.is_empty() {
         let fixes: Vec<String> = pr.fixes.iter().map(|fixed| format!("Fixes {}", within(fixed))).collect();
         change.push_str(&format!("\n\n{}", fixes.join(" · ")));
@@ -228,15 +231,30 @@ pub(super) fn body(draft: &Draft<'_>) -> String {
         let command = fenced(&by_hand(&receipt.command));
         change.push_str(&format!("\n\nTo see it fail: put the new tests on the base and run\n\n{command}"));
     }
-    parts.push(change);
-    parts.push(proof_section(draft));
-    parts.push(review(pr));
     let limits: Vec<String> = draft.limits().iter().map(|limit| format!("- {}", inline(limit))).collect();
     let limits = if limits.is_empty() { "- none is known".to_owned() } else { limits.join("\n") };
-    parts.push(format!("## Limits\n\n{limits}"));
-    parts.push(folded(draft));
-    parts.push(format!("`{}`", code(&draft.marker())));
-    parts.retain(|part| !part.is_empty());
+    Sections { cause: or_unknown(&pr.cause), change, proof: proof_section(draft), review: review(pr), limits }
+}
+
+/// The body as Markdown, from "What was wrong" on.
+pub(super) fn body(draft: &Draft<'_>) -> String {
+    let Sections { cause, change, proof, review, limits } = sections(draft);
+    let stop = "write `state: closed` at the top of `pull-request.md`; it is then left alone";
+    let parts = [
+        format!("# {}", inline(&draft.title())),
+        format!(
+            "Draft · `{}` · {} · nothing is merged or marked ready without a person",
+            code(draft.branch),
+            inline(&draft.size())
+        ),
+        format!("## What was wrong\n\n{cause}"),
+        format!("## What changes\n\n{change}"),
+        format!("## Proof\n\n{proof}"),
+        format!("## Review\n\n{review}"),
+        format!("## Limits\n\n{limits}"),
+        folded(draft, stop),
+        format!("`{}`", code(&draft.marker())),
+    ];
     parts.join("\n\n") + "\n"
 }
 
@@ -253,7 +271,7 @@ fn or_unknown(found: &str) -> String {
 
 fn proof_section(draft: &Draft<'_>) -> String {
     let base = &draft.text.evidence.base;
-    let mut out = format!("## Proof\n\n{}\n\n", inline(&format!("{}.", draft.verdict())));
+    let mut out = format!("{}\n\n", inline(&format!("{}.", draft.verdict())));
     out.push_str("| what the host ran | command | result | took | tree |\n| --- | --- | --- | ---: | --- |\n");
     out.push_str(&format!(
         "| base | `{}` of {} | commit `{}` |  | `{}` |\n",
@@ -297,17 +315,18 @@ fn proof_section(draft: &Draft<'_>) -> String {
 
 fn review(pr: &PullRequestText) -> String {
     if pr.review.is_empty() {
-        return "## Review\n\nNo second model has read it.".into();
+        return "No second model has read it.".into();
     }
     let rounds: Vec<String> = pr
         .review
         .iter()
         .map(|(round, verdict, said)| format!("- round {round}, **{}**: {}", within(verdict), within(said)))
         .collect();
-    format!("## Review\n\n{}", rounds.join("\n"))
+    rounds.join("\n")
 }
 
-fn folded(draft: &Draft<'_>) -> String {
+/// Hashes, cost and origin, folded. `stop`: how a person stops it, as Markdown.
+pub(super) fn folded(draft: &Draft<'_>, stop: &str) -> String {
     let (proposal, pr) = (draft.proposal, draft.text);
     let mut lines: Vec<String> =
         draft.hashes().into_iter().map(|(name, hash)| format!("- {name}: `{}`", code(&hash))).collect();
@@ -332,7 +351,75 @@ fn folded(draft: &Draft<'_>) -> String {
     if let Some(days) = pr.expires_days {
         lines.push(format!("- closed when nobody looks at it for {}", text::counted(u64::from(days), "day")));
     }
-    lines.push("- to stop it: write `state: closed` at the top of `pull-request.md`; it is then left alone".into());
+    lines.push(format!("- to stop it: {stop}"));
     // Our own two tags, around text that is escaped.
     format!("<details><summary>Evidence, cost and origin</summary>\n\n{}\n\n</details>", lines.join("\n"))
+}
+
+/// What must differ for the draft to be another one: not the run, its cost, or how long a command took.
+pub(super) fn content(pr: &PullRequestText) -> String {
+    Hash::of_json(&json!([
+        pr.title,
+        pr.cause,
+        pr.change,
+        pr.limits,
+        pr.fixes,
+        pr.patch,
+        pr.new_tree,
+        pr.evidence.base.commit,
+        pr.review,
+        pr.labels,
+        pr.reviewers,
+    ]))
+    .short()
+}
+
+/// Title, what was wrong, what it fixes, and the marker by which it is found again. The trailers in `more` come last.
+pub(super) fn commit_message(proposal: &Proposal, pr: &PullRequestText, title: &str, more: &[String]) -> String {
+    let mut parts = vec![text::fit(&plain(title), 72)];
+    let cause = wrapped(&plain(&pr.cause));
+    parts.extend((!cause.is_empty()).then_some(cause));
+    let mut trailers: Vec<String> = pr.fixes.iter().map(|fixed| format!("Fixes: {}", plain(fixed))).collect();
+    trailers.push(format!(
+        "Nightcrew: {} {}",
+        proposal.key,
+        proposal.definition.get(..12).unwrap_or(&proposal.definition)
+    ));
+    trailers.extend_from_slice(more);
+    parts.push(trailers.join("\n"));
+    parts.join("\n\n") + "\n"
+}
+
+/// One line that rings nobody and closes nothing wherever the commit may be pushed: there is no escape in a commit's message.
+pub(super) fn plain(found: &str) -> String {
+    let mut out = String::new();
+    let mut chars = text::line(found).chars().collect::<Vec<_>>().into_iter().peekable();
+    while let Some(c) = chars.next() {
+        match c {
+            '@' => out.push_str("(at)"),
+            '#' if chars.peek().is_some_and(char::is_ascii_digit) => out.push_str("no. "),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Lines of at most 76 columns.
+fn wrapped(line: &str) -> String {
+    let mut out = String::new();
+    let mut used = 0;
+    for word in line.split(' ').take(400) {
+        let width = text::width(word);
+        if used > 0 && used + 1 + width > 76 {
+            out.push('\n');
+            used = 0;
+        }
+        if used > 0 {
+            out.push(' ');
+            used += 1;
+        }
+        out.push_str(word);
+        used += width;
+    }
+    out
 }

@@ -15,7 +15,6 @@ use super::front::{Front, State};
 use super::{blocking, draft_page, file_key, locked, write_error};
 use crate::base::BoxFuture;
 use crate::base::files::replace;
-use crate::base::hash::Hash;
 use crate::domain::activity::Receipt;
 use crate::domain::code::CommitId;
 use crate::domain::proposal::{Proposal, Proposed, PublishState, Published, PullRequestText};
@@ -88,7 +87,7 @@ fn publish(
         };
         Published { state, receipt, note }
     };
-    let content = content(pr);
+    let content = draft::content(pr);
     let find = |branch: &str| branches.find(branch).map_err(|message| PublishError::Refused { message });
     if let Some(front) = &known {
         if front.state() != State::Open {
@@ -118,7 +117,7 @@ fn publish(
         }
     }
     let evidence = &pr.evidence;
-    let message = commit_message(proposal, pr);
+    let message = draft::commit_message(proposal, pr, &draft::title(pr), &[]);
     let commit = branches
         .put(&branch, &pr.new_tree, &evidence.base.commit, &message, proposal.at.as_second())
         .map_err(|message| PublishError::Refused { message })?;
@@ -178,71 +177,4 @@ fn count_open(out: &Path, own: &Path, pipeline: &str) -> Result<u32, PublishErro
         open += u32::from(front.as_ref().is_some_and(counts));
     }
     Ok(open)
-}
-
-/// What must differ for the draft to be another one: not the run, its cost, or how long a command took.
-fn content(pr: &PullRequestText) -> String {
-    Hash::of_json(&json!([
-        pr.title,
-        pr.cause,
-        pr.change,
-        pr.limits,
-        pr.fixes,
-        pr.patch,
-        pr.new_tree,
-        pr.evidence.base.commit,
-        pr.review,
-        pr.labels,
-        pr.reviewers,
-    ]))
-    .short()
-}
-
-/// Title, what was wrong, what it fixes, and the marker by which it is found again.
-fn commit_message(proposal: &Proposal, pr: &PullRequestText) -> String {
-    let mut parts = vec![text::fit(&plain(&draft::title(pr)), 72)];
-    let cause = wrapped(&plain(&pr.cause));
-    parts.extend((!cause.is_empty()).then_some(cause));
-    let mut trailers: Vec<String> = pr.fixes.iter().map(|fixed| format!("Fixes: {}", plain(fixed))).collect();
-    trailers.push(format!(
-        "Nightcrew: {} {}",
-        proposal.key,
-        proposal.definition.get(..12).unwrap_or(&proposal.definition)
-    ));
-    parts.push(trailers.join("\n"));
-    parts.join("\n\n") + "\n"
-}
-
-/// One line that rings nobody and closes nothing wherever the commit may be pushed: there is no escape in a commit's message.
-fn plain(found: &str) -> String {
-    let mut out = String::new();
-    let mut chars = text::line(found).chars().collect::<Vec<_>>().into_iter().peekable();
-    while let Some(c) = chars.next() {
-        match c {
-            '@' => out.push_str("(at)"),
-            '#' if chars.peek().is_some_and(char::is_ascii_digit) => out.push_str("no. "),
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Lines of at most 76 columns.
-fn wrapped(line: &str) -> String {
-    let mut out = String::new();
-    let mut used = 0;
-    for word in line.split(' ').take(400) {
-        let width = text::width(word);
-        if used > 0 && used + 1 + width > 76 {
-            out.push('\n');
-            used = 0;
-        }
-        if used > 0 {
-            out.push(' ');
-            used += 1;
-        }
-        out.push_str(word);
-        used += width;
-    }
-    out
 }

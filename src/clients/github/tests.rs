@@ -1,176 +1,13 @@
 //! The client against a server that does as it is told and counts.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use serde_json::json;
 
+use super::script::{Reply, Server, T0, no, ok, with_secret};
 use super::*;
-use crate::base::BoxFuture;
-use crate::base::clock::{Clock, ManualClock};
-use crate::base::ids::SystemIds;
-use crate::base::secret::{SecretRef, SecretSource};
-use crate::ports::service::{Service, Services, Shared};
-
-const T0: &str = "2026-11-20T08:00:00Z";
-
-/// Whoever sleeps has slept: time goes on by as much, and it is written down.
-#[derive(Clone, Debug)]
-struct Swift {
-    clock: ManualClock,
-    slept: Arc<Mutex<Vec<Duration>>>,
-}
-
-impl Clock for Swift {
-    fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
-        self.slept.lock().unwrap().push(duration);
-        self.clock.advance(duration);
-        Box::pin(async {})
-    }
-}
-
-#[derive(Clone, Debug)]
-struct Asked {
-    method: String,
-    path: String,
-    authorization: String,
-    at: Timestamp,
-}
-
-#[derive(Clone)]
-enum Reply {
-    Json(u16, Vec<(&'static str, String)>, Value),
-    /// The connection ends without a word.
-    Cut,
-    /// It ends in the middle of the answer.
-    Half(u16),
-    /// Whatever bytes.
-    Text(u16, String),
-    Never,
-}
-
-fn ok(body: Value) -> Reply {
-    Reply::Json(200, Vec::new(), body)
-}
-
-fn no(status: u16, message: &str) -> Reply {
-    Reply::Json(status, Vec::new(), json!({"message": message}))
-}
-
-/// A server that says what a function says of the request and of how many there were before it.
-struct Server {
-    address: String,
-    asked: Arc<Mutex<Vec<Asked>>>,
-    swift: Swift,
-}
-
-impl Server {
-    fn new(script: impl Fn(&Asked, usize) -> Reply + Send + Sync + 'static) -> Self {
-        let swift = Swift { clock: ManualClock::new(T0.parse().unwrap()), slept: Arc::default() };
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = format!("http://{}", listener.local_addr().unwrap());
-        let asked: Arc<Mutex<Vec<Asked>>> = Arc::default();
-        let (log, clock, script) = (asked.clone(), swift.clone(), Arc::new(script));
-        std::thread::spawn(move || {
-            for stream in listener.incoming() {
-                let (log, clock, script) = (log.clone(), clock.clone(), script.clone());
-                std::thread::spawn(move || serve(stream.unwrap(), &log, &clock, &*script));
-            }
-        });
-        Self { address, asked, swift }
-    }
-
-    fn outside(&self, service: Service) -> Outside {
-        let mut service = service;
-        service.settings.insert("api_url".into(), self.address.clone());
-        let env = Env { clock: Arc::new(self.swift.clone()), ids: Arc::new(SystemIds) };
-        Outside {
-            services: Arc::new(Services { github: Some(service), ..Services::default() }),
-            shared: Shared::default(),
-            env,
-        }
-    }
-
-    /// A client with a token in a file.
-    fn client(&self, folder: &tempfile::TempDir) -> GitHub {
-        let file = folder.path().join("token");
-        if !file.exists() {
-            std::fs::write(&file, "hunter2\n").unwrap();
-        }
-        GitHub::of(&self.outside(with_secret("token", file))).unwrap()
-    }
-
-    /// `METHOD path` of each request.
-    fn lines(&self) -> Vec<String> {
-        self.asked.lock().unwrap().iter().map(|asked| format!("{} {}", asked.method, asked.path)).collect()
-    }
-
-    fn slept(&self) -> Vec<Duration> {
-        self.swift.slept.lock().unwrap().clone()
-    }
-}
-
-fn with_secret(key: &str, file: PathBuf) -> Service {
-    let secret = SecretRef { name: "GITHUB".into(), source: SecretSource::Files(vec![file]) };
-    Service { secrets: BTreeMap::from([(key.to_owned(), secret)]), ..Service::default() }
-}
-
-fn serve(stream: TcpStream, log: &Mutex<Vec<Asked>>, clock: &Swift, script: &dyn Fn(&Asked, usize) -> Reply) {
-    let mut out = stream.try_clone().unwrap();
-    let mut lines = BufReader::new(stream);
-    loop {
-        let mut first = String::new();
-        if lines.read_line(&mut first).unwrap_or(0) == 0 {
-            return;
-        }
-        let (mut length, mut authorization) = (0, String::new());
-        loop {
-            let mut line = String::new();
-            lines.read_line(&mut line).unwrap();
-            match line.trim().split_once(": ") {
-                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().unwrap(),
-                Some((name, value)) if name.eq_ignore_ascii_case("authorization") => authorization = value.to_owned(),
-                Some(_) => {}
-                None => break,
-            }
-        }
-        lines.read_exact(&mut vec![0; length]).unwrap();
-        let mut words = first.split(' ').map(str::to_owned);
-        let (method, path) = (words.next().unwrap(), words.next().unwrap());
-        let asked = Asked { method, path, authorization, at: clock.now() };
-        let before = {
-            let mut log = log.lock().unwrap();
-            log.push(asked.clone());
-            log.len() - 1
-        };
-        let head = |status: u16, length: usize| format!("HTTP/1.1 {status} X\r\ncontent-length: {length}\r\n");
-        let sent = match script(&asked, before) {
-            Reply::Cut => return,
-            Reply::Never => {
-                std::thread::sleep(Duration::from_secs(5));
-                return;
-            }
-            Reply::Half(status) => {
-                out.write_all(format!("{}\r\n{{\"number\": ", head(status, 100)).as_bytes()).unwrap();
-                return;
-            }
-            Reply::Text(status, text) => out.write_all(format!("{}\r\n{text}", head(status, text.len())).as_bytes()),
-            Reply::Json(status, headers, body) => {
-                let text = body.to_string();
-                let mut answer = head(status, text.len());
-                headers.iter().for_each(|(name, value)| answer.push_str(&format!("{name}: {value}\r\n")));
-                out.write_all(format!("{answer}\r\n{text}").as_bytes())
-            }
-        };
-        sent.unwrap();
-    }
-}
+use crate::ports::service::Service;
 
 #[tokio::test]
 async fn a_read_is_repeated_with_pauses_and_a_write_is_sent_once() {
@@ -393,6 +230,7 @@ async fn an_app_signs_with_its_key_and_shares_one_token_until_it_nears_its_end()
                 Reply::Json(201, Vec::new(), json!({"token": format!("ghs_{before}"), "expires_at": until.to_string()}))
             }
             "/app" => ok(json!({"slug": "night-crew"})),
+            "/users/night-crew%5Bbot%5D" => ok(json!({"id": 77})),
             "/app/installations/34" => ok(json!({"permissions": {"pull_requests": "write", "contents": "write"}})),
             _ => ok(json!({})),
         });
@@ -431,6 +269,8 @@ async fn an_app_signs_with_its_key_and_shares_one_token_until_it_nears_its_end()
         client.get("/a", &[]).await.unwrap();
         assert_eq!(minted(&server), 3);
         assert_eq!(client.login().await.unwrap(), "night-crew[bot]");
+        let email = client.identity().await.unwrap().email();
+        assert_eq!(email, "77+night-crew[bot]@users.noreply.github.com");
         assert_eq!(client.rights().await.unwrap(), ["contents: write", "pull_requests: write"]);
     }
     std::fs::write(&file, "-----BEGIN NONSENSE-----").unwrap();
