@@ -20,7 +20,7 @@ pub(super) async fn look(desk: &Desk<'_>, commit: &str, base: &str) -> String {
     for (index, pause) in LOOKS.into_iter().enumerate() {
         desk.env.clock.sleep(pause).await;
         match once(desk, commit).await {
-            Seen::Started(checks) if checks == 1 => return "CI has started (1 check)".into(),
+            Seen::Started(1) => return "CI has started (1 check)".into(),
             Seen::Started(checks) => return format!("CI has started ({checks} checks)"),
             Seen::Waits => said = Some("CI waits for an approval of its workflows".to_owned()),
             Seen::Nothing if index == 0 && !has_ci(desk, base).await => {
