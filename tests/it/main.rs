@@ -57,6 +57,8 @@ mod sandbox;
 mod sandboxd;
 /// Scans of a real clone in the real sandbox.
 mod scan;
+/// Sentry as a source, as a trigger by polling and by webhooks, and notes back to it.
+mod sentry;
 /// The shipped report over other services, which tell the keys they were given.
 mod serve;
 /// The stand-ins of GitHub, Slack and Sentry are as strict as the services.

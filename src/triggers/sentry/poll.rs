@@ -81,8 +81,8 @@ impl Poller {
         }
     }
 
-    /// Polls what is due; answers how long nothing will be.
-    async fn look(&self, next: &mut BTreeMap<String, Timestamp>) -> Duration {
+    /// Polls what is due by `next` (by project; nothing known: now); answers how long nothing will be.
+    pub async fn look(&self, next: &mut BTreeMap<String, Timestamp>) -> Duration {
         let projects = self.projects();
         next.retain(|project, _| projects.contains_key(project));
         for (project, every) in &projects {

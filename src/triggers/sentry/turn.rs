@@ -140,7 +140,7 @@ impl Loop {
             }
             Fired::Decided(ErrorClaimed::Gone) => {}
             Fired::NotNow(after, reason) => {
-                journal.postpone_error(&waiting, later(now, after), &reason).await?;
+                journal.postpone_error(&waiting, later(self.env.now(), after), &reason).await?;
             }
             Fired::Never(reason) => {
                 tracing::warn!(pipeline, key, reason, "an error can begin no run");
@@ -195,7 +195,7 @@ impl Loop {
                         SentryError::Unavailable { after: Some(after), .. } => after.max(ASK_AGAIN),
                         _ => ASK_AGAIN,
                     };
-                    journal.postpone_error(waiting, later(now, after), &error.to_string()).await?;
+                    journal.postpone_error(waiting, later(self.env.now(), after), &error.to_string()).await?;
                     return Ok(Asked::Done);
                 }
                 tracing::warn!(key = waiting.key, %error, "a run begins with what is known of its error");

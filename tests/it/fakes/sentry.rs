@@ -151,24 +151,36 @@ impl Watch {
             url.query_pairs_mut().extend_pairs(others).append_pair("cursor", &cursor);
             format!("<{url}>; rel=\"{rel}\"; results=\"{results}\"; cursor=\"{cursor}\"")
         };
-        let links = [link("previous", start.saturating_sub(size), *start > 0), link("next", start + size, all.len() > start + size)];
+        let links = [
+            link("previous", start.saturating_sub(size), *start > 0),
+            link("next", start + size, all.len() > start + size),
+        ];
         let page: Vec<Value> = all.into_iter().skip(*start).take(size).collect();
         Answer::json(200, &page.into()).header("link", links.join(", "))
     }
 
     fn issues(&self, request: &Request) -> Answer {
-        let projects: Vec<&str> =
-            request.query.iter().filter(|(key, value)| key == "project" && value != "-1").map(|(_, value)| value.as_str()).collect();
-        let known = |wanted: &&str| self.projects.iter().find(|(slug, id)| slug == wanted || id.to_string() == **wanted).map(|(slug, _)| slug);
+        let projects: Vec<&str> = request
+            .query
+            .iter()
+            .filter(|(key, value)| key == "project" && value != "-1")
+            .map(|(_, value)| value.as_str())
+            .collect();
+        let known = |wanted: &&str| {
+            self.projects.iter().find(|(slug, id)| slug == wanted || id.to_string() == **wanted).map(|(slug, _)| slug)
+        };
         if projects.iter().any(|wanted| known(wanted).is_none()) {
             return detail(403, "You do not have permission to perform this action.");
         }
         let slugs: Vec<&String> = projects.iter().filter_map(known).collect();
-        let environments: Vec<&str> = request.query.iter().filter(|(key, _)| key == "environment").map(|(_, value)| value.as_str()).collect();
+        let environments: Vec<&str> =
+            request.query.iter().filter(|(key, _)| key == "environment").map(|(_, value)| value.as_str()).collect();
         let since = match request.query("statsPeriod") {
             None => None,
             Some(period) => {
-                let Some((count, unit)) = period.len().checked_sub(1).map(|at| period.split_at(at)) else { return detail(400, "Invalid statsPeriod") };
+                let Some((count, unit)) = period.len().checked_sub(1).map(|at| period.split_at(at)) else {
+                    return detail(400, "Invalid statsPeriod");
+                };
                 let unit = match unit {
                     "m" => 60,
                     "h" => 3_600,
@@ -188,15 +200,23 @@ impl Watch {
                 && since.is_none_or(|since| issue.last_seen >= since)
         };
         let words = words(&query);
-        if by_id && let [one] = words.as_slice() && let Some(at) = self.find(one) {
-            return self.paged(request, vec![self.shown(&self.issues[at])], 100, "limit").header("x-sentry-direct-hit", "1");
+        if by_id
+            && let [one] = words.as_slice()
+            && let Some(at) = self.find(one)
+        {
+            return self
+                .paged(request, vec![self.shown(&self.issues[at])], 100, "limit")
+                .header("x-sentry-direct-hit", "1");
         }
-        let mut found: Vec<&Issue> = self.issues.iter().filter(meant).filter(|issue| words.iter().all(|word| fits(issue, word))).collect();
+        let mut found: Vec<&Issue> =
+            self.issues.iter().filter(meant).filter(|issue| words.iter().all(|word| fits(issue, word))).collect();
         match request.query("sort").unwrap_or("date") {
             "new" => found.sort_by_key(|issue| std::cmp::Reverse(issue.first_seen)),
             "freq" => found.sort_by_key(|issue| std::cmp::Reverse(issue.count)),
             "user" => found.sort_by_key(|issue| std::cmp::Reverse(issue.users)),
-            "date" | "inbox" | "trends" | "recommended" => found.sort_by_key(|issue| std::cmp::Reverse(issue.last_seen)),
+            "date" | "inbox" | "trends" | "recommended" => {
+                found.sort_by_key(|issue| std::cmp::Reverse(issue.last_seen))
+            }
             _ => return detail(400, "Invalid sort parameter."),
         }
         self.paged(request, found.into_iter().map(|issue| self.shown(issue)).collect(), 100, "limit")
@@ -227,12 +247,18 @@ impl Watch {
                     };
                 }
                 if let Some(who) = assigned {
-                    issue.assigned_to = if who.is_empty() { Value::Null } else { json!({"type": "user", "id": who, "name": who, "email": who}) };
+                    issue.assigned_to = if who.is_empty() {
+                        Value::Null
+                    } else {
+                        json!({"type": "user", "id": who, "name": who, "email": who})
+                    };
                 }
                 log.effect("issue.update", json!({"issue": issue.short_id, "change": body}));
                 Answer::json(200, &self.shown(&self.issues[at]))
             }
-            ("GET", ["comments" | "notes"]) => self.paged(request, self.issues[at].notes.iter().rev().cloned().collect(), 100, "per_page"),
+            ("GET", ["comments" | "notes"]) => {
+                self.paged(request, self.issues[at].notes.iter().rev().cloned().collect(), 100, "per_page")
+            }
             ("POST", ["comments" | "notes"]) => {
                 let Some(text) = body["text"].as_str().filter(|text| !text.trim().is_empty()) else {
                     return Answer::json(400, &json!({"text": ["This field is required."]}));
@@ -249,7 +275,11 @@ impl Watch {
             ("GET", ["events"]) => {
                 let issue = &self.issues[at];
                 let full = request.query("full").is_some_and(|full| full != "0" && full != "false");
-                let all = issue.events.iter().rev().map(|event| if full { self.told(issue, event) } else { self.brief(issue, event) });
+                let all = issue
+                    .events
+                    .iter()
+                    .rev()
+                    .map(|event| if full { self.told(issue, event) } else { self.brief(issue, event) });
                 self.paged(request, all.collect(), 100, "per_page")
             }
             ("GET", ["events", which]) => {
@@ -310,7 +340,9 @@ impl Watch {
             .collect();
         let mut entries = Vec::new();
         if !values.is_empty() {
-            entries.push(json!({"type": "exception", "data": {"values": values, "hasSystemFrames": false, "excOmitted": null}}));
+            entries.push(
+                json!({"type": "exception", "data": {"values": values, "hasSystemFrames": false, "excOmitted": null}}),
+            );
         }
         if event["breadcrumbs"]["values"].is_array() {
             entries.push(json!({"type": "breadcrumbs", "data": {"values": event["breadcrumbs"]["values"]}}));
@@ -341,21 +373,34 @@ impl Watch {
         let path = request.path.clone();
         let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         match (request.method.as_str(), parts.as_slice()) {
-            ("GET", ["api", "0"]) => Answer::json(200, &json!({"version": "0", "auth": {"scopes": ["event:read", "event:write"]}, "user": null})),
+            ("GET", ["api", "0"]) => Answer::json(
+                200,
+                &json!({"version": "0", "auth": {"scopes": ["event:read", "event:write"]}, "user": null}),
+            ),
             (_, ["api", "0", "organizations", organization, ..]) if *organization != ORGANIZATION => not_found(),
-            ("GET", ["api", "0", "organizations", _]) => Answer::json(200, &json!({"id": "1", "slug": ORGANIZATION, "name": "Acme", "status": {"id": "active", "name": "active"}})),
-            ("GET", ["api", "0", "organizations", _, "projects"]) => {
-                self.paged(request, self.projects.keys().map(|slug| self.project_shown(slug)).collect(), 100, "per_page")
-            }
+            ("GET", ["api", "0", "organizations", _]) => Answer::json(
+                200,
+                &json!({"id": "1", "slug": ORGANIZATION, "name": "Acme", "status": {"id": "active", "name": "active"}}),
+            ),
+            ("GET", ["api", "0", "organizations", _, "projects"]) => self.paged(
+                request,
+                self.projects.keys().map(|slug| self.project_shown(slug)).collect(),
+                100,
+                "per_page",
+            ),
             ("GET", ["api", "0", "organizations", _, "issues"]) => self.issues(request),
             (_, ["api", "0", "organizations", _, "issues", id, rest @ ..]) => match self.find(id) {
                 Some(at) => self.issue(at, rest, request, log),
                 None => not_found(),
             },
-            ("GET", ["api", "0", "projects", ORGANIZATION, slug]) if self.projects.contains_key(*slug) => Answer::json(200, &self.project_shown(slug)),
+            ("GET", ["api", "0", "projects", ORGANIZATION, slug]) if self.projects.contains_key(*slug) => {
+                Answer::json(200, &self.project_shown(slug))
+            }
             ("GET", ["api", "0", "projects", ORGANIZATION, slug, "events", id, rest @ ..]) => {
                 let found = self.issues.iter().filter(|issue| issue.project == *slug);
-                let found = found.flat_map(|issue| issue.events.iter().map(move |event| (issue, event))).find(|(_, event)| event["event_id"] == *id);
+                let found = found
+                    .flat_map(|issue| issue.events.iter().map(move |event| (issue, event)))
+                    .find(|(_, event)| event["event_id"] == *id);
                 match (found, rest) {
                     (Some((issue, event)), []) => Answer::json(200, &self.told(issue, event)),
                     (Some((_, event)), ["json"]) => Answer::json(200, event),
@@ -369,14 +414,24 @@ impl Watch {
                 match at {
                     Some(_) if *installation != INSTALLATION => not_found(),
                     Some(at) if whole => {
-                        let name = format!("{}#{}", body["project"].as_str().unwrap_or_default(), body["identifier"].as_str().unwrap_or_default());
+                        let name = format!(
+                            "{}#{}",
+                            body["project"].as_str().unwrap_or_default(),
+                            body["identifier"].as_str().unwrap_or_default()
+                        );
                         let id = self.id();
                         let issue = &mut self.issues[at];
                         issue.links.push(json!({"displayName": name, "url": body["webUrl"]}));
-                        log.effect("external_issue.create", json!({"issue": issue.short_id, "url": body["webUrl"], "name": name}));
-                        Answer::json(200, &json!({
-                            "id": id, "issueId": issue.id, "serviceType": "nightcrew", "displayName": name, "webUrl": body["webUrl"],
-                        }))
+                        log.effect(
+                            "external_issue.create",
+                            json!({"issue": issue.short_id, "url": body["webUrl"], "name": name}),
+                        );
+                        Answer::json(
+                            200,
+                            &json!({
+                                "id": id, "issueId": issue.id, "serviceType": "nightcrew", "displayName": name, "webUrl": body["webUrl"],
+                            }),
+                        )
                     }
                     Some(_) => detail(400, "issueId, webUrl, project and identifier are required"),
                     None => not_found(),
@@ -399,7 +454,8 @@ fn values_empty(entries: &[Value]) -> bool {
 
 /// Pairs, or a map, as the API tells them.
 fn tags(event: &Value) -> Value {
-    let pairs = event["tags"].as_array().into_iter().flatten().filter_map(|pair| Some((pair[0].as_str()?, pair[1].clone())));
+    let pairs =
+        event["tags"].as_array().into_iter().flatten().filter_map(|pair| Some((pair[0].as_str()?, pair[1].clone())));
     let map = event["tags"].as_object().into_iter().flatten().map(|(key, value)| (key.as_str(), value.clone()));
     pairs.chain(map).map(|(key, value)| json!({"key": key, "value": value})).collect::<Vec<_>>().into()
 }
@@ -449,7 +505,11 @@ impl Part for Watch {
         }
         // Django's way: an address without its last stroke is another one.
         if !request.path.ends_with('/') {
-            return if request.method == "GET" { Answer::json(301, &Value::Null).header("location", format!("{}/", request.path)) } else { not_found() };
+            return if request.method == "GET" {
+                Answer::json(301, &Value::Null).header("location", format!("{}/", request.path))
+            } else {
+                not_found()
+            };
         }
         let answer = self.routed(request, log);
         answer.header("x-sentry-rate-limit-limit", "40").header("x-sentry-rate-limit-remaining", "39")
@@ -519,7 +579,9 @@ impl Sentry {
     }
 
     pub fn accept(&self, token: &str, scopes: &[&str]) {
-        self.with(|watch, _| watch.tokens.insert(token.into(), scopes.iter().map(|scope| (*scope).to_owned()).collect()));
+        self.with(|watch, _| {
+            watch.tokens.insert(token.into(), scopes.iter().map(|scope| (*scope).to_owned()).collect())
+        });
         self.secrets(&[token]);
     }
 
@@ -543,13 +605,22 @@ impl Sentry {
         self.with(|watch, log| {
             let now = log.now();
             let id = watch.id();
-            let exception = event["exception"]["values"].as_array().and_then(|values| values.last()).cloned().unwrap_or_default();
+            let exception =
+                event["exception"]["values"].as_array().and_then(|values| values.last()).cloned().unwrap_or_default();
             let text = |value: &Value, default: &str| value.as_str().unwrap_or(default).to_owned();
-            let frame = exception["stacktrace"]["frames"].as_array().and_then(|frames| frames.last()).cloned().unwrap_or_default();
+            let frame = exception["stacktrace"]["frames"]
+                .as_array()
+                .and_then(|frames| frames.last())
+                .cloned()
+                .unwrap_or_default();
             let short_id = format!("{}-{:X}", project.to_uppercase(), watch.issues.len() + 0x4F2);
             let mut event = event.clone();
             let number = watch.id();
-            event["event_id"] = event.get("event_id").cloned().filter(Value::is_string).unwrap_or_else(|| format!("{number:0>32}").into());
+            event["event_id"] = event
+                .get("event_id")
+                .cloned()
+                .filter(Value::is_string)
+                .unwrap_or_else(|| format!("{number:0>32}").into());
             event["timestamp"] = date(now).into();
             event["project"] = watch.projects[project].into();
             let issue = Issue {
@@ -612,6 +683,11 @@ impl Sentry {
     /// The texts of its comments.
     pub fn notes(&self, id: &str) -> Vec<String> {
         let issue = self.issue(id);
-        issue["activity"].as_array().into_iter().flatten().filter_map(|note| note["data"]["text"].as_str().map(str::to_owned)).collect()
+        issue["activity"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|note| note["data"]["text"].as_str().map(str::to_owned))
+            .collect()
     }
 }

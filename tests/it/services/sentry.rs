@@ -49,7 +49,14 @@ async fn an_event_has_two_shapes_and_an_issue_can_be_resolved_noted_and_linked()
     let frames = &told["entries"][0]["data"]["values"][0]["stacktrace"]["frames"];
     assert_eq!((&frames[1]["lineNo"], &frames[1]["inApp"]), (&json!(41), &json!(true)));
     assert_eq!(told["tags"][0], json!({"key": "environment", "value": "production"}));
-    let raw = call(&sentry, "GET", &format!("projects/acme/api/events/{}/json/", told["eventID"].as_str().unwrap()), Value::Null).await.body;
+    let raw = call(
+        &sentry,
+        "GET",
+        &format!("projects/acme/api/events/{}/json/", told["eventID"].as_str().unwrap()),
+        Value::Null,
+    )
+    .await
+    .body;
     assert_eq!(raw["exception"]["values"][0]["stacktrace"]["frames"][1]["lineno"], 41);
     assert_eq!(raw["tags"][0], json!(["environment", "production"]));
     let note = call(&sentry, "POST", &format!("{issue}comments/"), json!({"text": "a draft is open"})).await;
@@ -60,9 +67,16 @@ async fn an_event_has_two_shapes_and_an_issue_can_be_resolved_noted_and_linked()
     assert_eq!(listed.body, json!([]));
     sentry.regress(&id);
     let numeric: u64 = sentry.issue(&id)["id"].as_str().unwrap().parse().unwrap();
-    let link = json!({"issueId": numeric, "webUrl": "https://example.com/pull/1", "project": "acme/api", "identifier": "1"});
-    let linked = call(&sentry, "POST", &format!("sentry-app-installations/{INSTALLATION}/external-issues/"), link).await;
+    let link =
+        json!({"issueId": numeric, "webUrl": "https://example.com/pull/1", "project": "acme/api", "identifier": "1"});
+    let linked =
+        call(&sentry, "POST", &format!("sentry-app-installations/{INSTALLATION}/external-issues/"), link).await;
     assert_eq!((linked.status, &linked.body["displayName"]), (200, &json!("acme/api#1")));
-    let changes: Vec<String> = sentry.lines().iter().filter(|l| l["kind"] == "effect").map(|l| l["effect"].as_str().unwrap().to_owned()).collect();
+    let changes: Vec<String> = sentry
+        .lines()
+        .iter()
+        .filter(|l| l["kind"] == "effect")
+        .map(|l| l["effect"].as_str().unwrap().to_owned())
+        .collect();
     assert_eq!(changes, ["note.create", "issue.update", "external_issue.create"]);
 }
