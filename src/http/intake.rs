@@ -288,6 +288,7 @@ impl Intake {
         let more = u32::try_from(more).unwrap_or(u32::MAX);
         let per_minute = project.max_per_minute.unwrap_or(PER_MINUTE);
         if more > 0 && !self.buckets.take(project.id, more, per_minute, self.setup.env.now()) {
+            self.drops.add(&project.name, "limit", more.into());
             return Err(Refused::Limit);
         }
         let bytes = seen.iter().map(|seen| seen.event.raw.get().len()).sum();
