@@ -114,6 +114,18 @@ pub struct SentryDef {
     pub when: Vec<String>,
     pub debounce: Option<Duration>,
     pub every: Option<Duration>,
+    pub tell: Option<TellDef>,
+}
+
+/// `on.sentry.tell`: what Sentry hears of its issues, in live.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TellDef {
+    /// The link of a pull request or ticket.
+    pub comment: bool,
+    /// To whom an issue that nobody has is assigned: `user:ID`, `team:ID` or an address.
+    pub assign: Option<String>,
+    /// It is resolved in the next release when the pull request was merged.
+    pub resolve: bool,
 }
 
 /// Effective limits of a pipeline, before the daemon's are applied. `None`: not limited by the pipeline.

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 
 use crate::diag::{MapReader, Node, Span, closest, codes};
-use crate::domain::definition::{Missed, On, Overlap, ScheduleDef, SentryDef};
+use crate::domain::definition::{Missed, On, Overlap, ScheduleDef, SentryDef, TellDef};
 use crate::policy::due::{CronError, CronSchedule, zone_names};
 
 use super::context::Context;
@@ -169,6 +169,33 @@ fn sentry(node: &Node, c: &mut Context<'_>) -> Option<SentryDef> {
     }
     let debounce = map.optional("debounce", &mut c.d).and_then(|node| node.duration("`debounce`", &mut c.d));
     let every = map.optional("every", &mut c.d).and_then(|node| node.duration("`every`", &mut c.d));
+    let tell = map.optional("tell", &mut c.d).and_then(|node| tell(node, c));
     map.finish(&mut c.d);
-    Some(SentryDef { project: project?.to_owned(), when, debounce, every })
+    Some(SentryDef { project: project?.to_owned(), when, debounce, every, tell })
+}
+
+fn tell(node: &Node, c: &mut Context<'_>) -> Option<TellDef> {
+    let mut map = node.map("`tell`", &mut c.d)?;
+    let mut tell = TellDef::default();
+    for (name, told) in [("comment", &mut tell.comment), ("resolve", &mut tell.resolve)] {
+        let node = map.optional(name, &mut c.d);
+        *told = node.and_then(|node| node.boolean(&format!("`{name}`"), &mut c.d)).unwrap_or(false);
+    }
+    if let Some(node) = map.optional("assign", &mut c.d) {
+        let who = node.filled_string("`assign`", &mut c.d)?;
+        let id = who.strip_prefix("user:").or(who.strip_prefix("team:"));
+        let known = match id {
+            Some(id) => !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()),
+            None => who.split_once('@').is_some_and(|(name, host)| !name.is_empty() && host.contains('.')),
+        };
+        if known {
+            tell.assign = Some(who.to_owned());
+        } else {
+            let help = "write `team:ID`, `user:ID` or an e-mail address, as Sentry knows them".to_owned();
+            let title = format!("`assign` cannot be `{who}`");
+            c.error(&codes::BAD_VALUE, title, node.span, "nobody is called this in Sentry", Some(help));
+        }
+    }
+    map.finish(&mut c.d);
+    Some(tell)
 }

@@ -48,7 +48,12 @@ pub fn json_schema(registry: &Registry) -> Value {
                     "project": text_of("The Sentry project."),
                     "when": one_or_more(json!({"enum": ["new", "worsened", "regressed"]})),
                     "debounce": duration("Waits this long for more of the same."),
-                    "every": duration("How often it is polled without a webhook."),
+                    "every": duration("How often it is polled, beside webhooks."),
+                    "tell": object(&[], json!({
+                        "comment": {"type": "boolean", "description": "The link of a pull request or ticket."},
+                        "assign": text_of("To whom an issue is assigned that nobody has: `team:ID`, `user:ID` or an e-mail address."),
+                        "resolve": {"type": "boolean", "description": "Resolved in the next release when the pull request was merged."},
+                    })),
                 })),
             })),
             "limits": object(&[], json!({

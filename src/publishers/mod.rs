@@ -10,6 +10,7 @@ mod front;
 mod github;
 mod local_branch;
 mod patch;
+mod sentry;
 mod ticket;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -26,7 +27,7 @@ use crate::domain::proposal::Published;
 use crate::ports::publisher::{PublishError, PublisherKind};
 
 /// Every publisher that a profile can name.
-pub const ALL: &[PublisherKind] = &[files::KIND, local_branch::KIND, github::KIND];
+pub const ALL: &[PublisherKind] = &[files::KIND, local_branch::KIND, github::KIND, sentry::KIND];
 
 fn write_error(path: &Path) -> impl FnOnce(io::Error) -> PublishError {
     let path = path.to_owned();

@@ -17,15 +17,8 @@ mod webhook;
 use crate::ports::sink::SinkKind;
 pub use crate::render::text;
 
-pub const ALL: &[SinkKind] = &[
-    files::KIND,
-    terminal::KIND,
-    markdown_file::KIND,
-    webhook::KIND,
-    slack::KIND,
-    later::GITHUB,
-    later::LOCAL_BRANCH,
-];
+pub const ALL: &[SinkKind] =
+    &[files::KIND, terminal::KIND, markdown_file::KIND, webhook::KIND, slack::KIND, later::GITHUB, later::LOCAL_BRANCH];
 
 #[cfg(test)]
 pub(crate) mod sample;

@@ -12,11 +12,13 @@ use serde_json::{Map, Value};
 use crate::domain::activity::Activity;
 use crate::domain::definition::{Options, Pipeline, Step, StepBody};
 use crate::domain::finding::{FindingsRequest, Handled, Judged, Seen, Standing};
+use crate::domain::proposal::Tended;
 use crate::domain::run::{Effects, Outcome};
 use crate::ports::durable::{DurableContext, Stop};
 
 use super::each;
 use super::run::outcome_of;
+use super::tell;
 
 /// The longest title and place that the ledger keeps, in characters.
 const MOST_TEXT: usize = 200;
@@ -116,7 +118,7 @@ pub(super) async fn tend(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resul
             continue;
         }
         match ctx.perform(&format!("tend-{sink}"), Activity::Tend { sink: sink.to_owned(), effects }).await {
-            Ok(_) => {}
+            Ok(tended) => tell::ended(ctx, pipeline, &tended.decode::<Tended>()?.ended).await?,
             Err(stop) if stop.is_final() => return Err(stop),
             Err(stop) => ctx.note("not_tended", serde_json::json!({"reason": stop.to_string()})),
         }
@@ -158,12 +160,13 @@ struct Account {
 /// Tells the ledger what became of the run's items. Errors: only final stops; another failure is noted for people.
 pub(super) async fn close(
     ctx: &dyn DurableContext,
-    steps: &[Step],
+    pipeline: &Pipeline,
     results: &[(String, Map<String, Value>)],
 ) -> Result<(), Stop> {
-    for Account { source, handled, gone } in accounts(steps, results) {
+    for Account { source, handled, gone } in accounts(&pipeline.steps, results) {
         // No step can have such an id.
         let name = source.replace('/', "-");
+        let told = handled.clone();
         let mut asks = Vec::new();
         if !handled.is_empty() {
             let request = FindingsRequest::Handled { source: source.clone(), findings: handled };
@@ -179,6 +182,7 @@ pub(super) async fn close(
                 Err(stop) => ctx.note("not_remembered", serde_json::json!({"reason": stop.to_string()})),
             }
         }
+        tell::handled(ctx, pipeline, &told).await?;
     }
     Ok(())
 }

@@ -22,6 +22,7 @@ mod report_items;
 mod review;
 mod run;
 mod scan;
+mod tell;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub async fn run_pipeline(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resu
     let ended = level.run(ctx, scope).await?;
     // A run that was to go only so far has taken nothing to its end.
     if run.until.is_none() {
-        ledger::close(ctx, &pipeline.steps, &ended.results).await?;
+        ledger::close(ctx, pipeline, &ended.results).await?;
     }
     let failure = ended.failure();
     let headline = match ended.headline {
