@@ -79,6 +79,9 @@ fn tell(inner: &Arc<Inner>, mut news: mpsc::Receiver<Vec<ErrorStanding>>) {
     let mut teller = Teller { errors: inner.errors.clone(), journal: inner.journal.clone(), told: HashMap::new() };
     let (env, stop) = (inner.env.clone(), inner.scope.token().clone());
     drop(inner.scope.spawn("intake news", async move {
+        // What an earlier process had on disk and did not tell.
+        let left = teller.look(env.now()).await;
+        teller.hear(left, env.now()).await;
         loop {
             let mut batches = Vec::new();
             let found = tokio::select! {
