@@ -97,7 +97,14 @@ pub fn decoded(encoding: Encoding, pieces: Vec<bytes::Bytes>) -> Result<BufReade
             });
             if zlib { Box::new(ZlibDecoder::new(raw)) } else { Box::new(DeflateDecoder::new(raw)) }
         }
-        Encoding::Brotli => Box::new(brotli_decompressor::Decompressor::new(raw, 16 << 10)),
+        Encoding::Brotli => {
+            let mut raw = BufReader::new(raw);
+            // A sign outside of the standard, by which the sender asks for a window of up to 1 GB.
+            if io::BufRead::fill_buf(&mut raw).is_ok_and(|start| start.first().is_some_and(|b| b & 0x7f == 0x11)) {
+                return Err(broken(()));
+            }
+            Box::new(brotli_decompressor::Decompressor::new(raw, 16 << 10))
+        }
         Encoding::Zstd => {
             Box::new(StreamingDecoder::new_with_max_window_size(raw, WINDOW).map_err(|_| ()).map_err(broken)?)
         }
