@@ -61,6 +61,8 @@ mod scan;
 mod sentry;
 /// The shipped report over other services, which tell the keys they were given.
 mod serve;
+/// Reports in Slack, each once.
+mod slack;
 /// The stand-ins of GitHub, Slack and Sentry are as strict as the services.
 mod services;
 /// Sources over the samples that ship.

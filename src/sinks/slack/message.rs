@@ -23,6 +23,8 @@ const BRIEF_FINDINGS: usize = 3;
 const MOST_FINDINGS: usize = 40;
 /// What a notification shows.
 const NOTIFIED: usize = 300;
+/// What is asked about, in the channel, in characters.
+const GIVEN: usize = 5_500;
 /// Ways out told in the channel.
 const BRIEF_HELPS: usize = 3;
 
@@ -66,7 +68,10 @@ pub fn report(report: &Report, hosts: &Hosts, with_findings: bool) -> Rendered {
     body(report, hosts, &mut room, &mut brief, &mut rest);
     main.extend(brief);
     if let Some(question) = &report.question {
+        let (shown, more) = given(question);
+        main.extend(shown);
         main.extend(asked(report, question));
+        rest.extend(more);
     }
     let footer = &report.footer;
     if !footer.help.is_empty() {
@@ -82,7 +87,9 @@ pub fn report(report: &Report, hosts: &Hosts, with_findings: bool) -> Rendered {
     }
     main.truncate(kit::BLOCKS - 1);
     main.extend(kit::context(&small_print(report)));
-    rest.extend(the_rest(report));
+    if report.question.is_none() {
+        rest.extend(the_rest(report));
+    }
     let name = kit::line(&report.pipeline);
     let thread = kit::pack(rest).into_iter().map(|blocks| Message::new(&format!("{name}: details"), blocks));
     Rendered { main: Message::new(&first, main), thread: thread.collect() }
@@ -154,7 +161,8 @@ fn emoji(report: &Report) -> &'static str {
     if let Some(question) = &report.question {
         return match question.answered.as_ref().map(|(how, _)| how.as_str()) {
             None => "✋",
-            Some("approved" | "approve") => "✅",
+            Some("approved") => "✅",
+            Some("expired") => "⌛",
             Some(_) => "🚫",
         };
     }
@@ -349,18 +357,34 @@ fn finding_blocks(found: &ReportFinding, hosts: &Hosts, index: usize) -> Vec<Val
     blocks
 }
 
-/// What a person is asked, with everything that is approved by the answer; or how it was answered.
+/// Everything that is approved by the answer, as it is: in the message, and what does not fit there in the thread.
+fn given(question: &Question) -> (Vec<Value>, Vec<Value>) {
+    let (mut shown, mut more, mut room) = (Vec::new(), Vec::new(), GIVEN);
+    for (label, text) in &question.given {
+        let pieces = kit::pieces(&kit::lines(text), kit::TEXT - 100);
+        let size = pieces.iter().map(|piece| kit::length(piece)).sum();
+        let into = if size <= room { &mut shown } else { &mut more };
+        room = room.saturating_sub(size);
+        into.extend(kit::rich(vec![kit::bold(&kit::cut(&kit::line(label), 200))]));
+        into.extend(pieces.iter().filter_map(|piece| kit::preformatted(piece, kit::TEXT)));
+    }
+    if !more.is_empty() {
+        shown.extend(kit::context(&["The rest of what is asked about is in the thread".to_owned()]));
+    }
+    (shown, more)
+}
+
+/// How to answer, or how it was answered.
 fn asked(report: &Report, question: &Question) -> Vec<Value> {
     let mut blocks = Vec::new();
-    for (label, shown) in &question.given {
-        blocks.extend(kit::rich(vec![kit::bold(&kit::cut(&kit::line(label), 200))]));
-        blocks.extend(kit::preformatted(shown, kit::TEXT));
-    }
-    blocks.truncate(kit::BLOCKS / 2);
-    if let Some((how, by)) = &question.answered {
-        let mark = if matches!(how.as_str(), "approved" | "approve") { "✅" } else { "🚫" };
-        let words = format!("{mark} {} by {}", capital(&kit::line(how)), kit::line(by));
-        blocks.extend(kit::rich(vec![kit::bold(&kit::cut(&words, 300))]));
+    if let Some((how, _)) = &question.answered {
+        let mark = match how.as_str() {
+            "approved" => "✅",
+            "expired" => "⌛",
+            _ => "🚫",
+        };
+        let said = markdown::question_lines(question, &report.run).join(" ");
+        blocks.extend(kit::rich(vec![kit::bold(&kit::cut(&format!("{mark} {}", kit::line(&said)), 300))]));
         return blocks;
     }
     let [run, path, hash] = [&report.run, &question.path, &question.hash].map(|text| kit::line(text));
@@ -388,6 +412,12 @@ fn date(at: Timestamp) -> Value {
 /// What it cost, how long it took, what is certain; then which run it was.
 fn small_print(report: &Report) -> Vec<String> {
     let footer = &report.footer;
+    let mut which = vec![kit::line(&report.pipeline)];
+    which.extend(Some(kit::line(&report.date)).filter(|date| !date.is_empty()));
+    // A question is asked before anything is known of that.
+    if report.question.is_some() {
+        return vec![which.join(" · ")];
+    }
     let took = text::duration(std::time::Duration::try_from_secs_f64(footer.duration_s).unwrap_or_default());
     let mut facts = vec![footer.spend.total().to_string(), took];
     match (footer.figures_checked, footer.sentences_dropped) {
@@ -397,8 +427,6 @@ fn small_print(report: &Report) -> Vec<String> {
             facts.push(format!("{} dropped: not in the data", text::counted(u64::from(dropped), "sentence")));
         }
     }
-    let mut which = vec![kit::line(&report.pipeline)];
-    which.extend(Some(kit::line(&report.date)).filter(|date| !date.is_empty()));
     let mut lines = vec![facts.join(" · "), which.join(" · ")];
     if !footer.stand_ins.is_empty() {
         lines.push(kit::cut(&format!("Stand-ins: {}", footer.stand_ins.join(", ")), 300));
