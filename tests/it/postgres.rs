@@ -27,8 +27,7 @@ impl Drop for Server {
     fn drop(&mut self) {
         // SIGINT is its fast shutdown.
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).unwrap();
-        drop(kill_process(pid, Signal::INT));
-        drop(self.child.wait());
+        kill_process(pid, Signal::INT).and_then(|()| self.child.wait().map(drop).map_err(|_| Errno::CHILD)).unwrap();
     }
 }
 
