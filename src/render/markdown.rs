@@ -61,7 +61,8 @@ fn linkable(word: &str) -> bool {
     let lower = word.to_ascii_lowercase();
     let scheme =
         lower.contains("://") || lower.contains("www.") || lower.contains("mailto:") || lower.contains("xmpp:");
-    let reference = word.split('#').skip(1).any(|after| after.starts_with(|c: char| c.is_ascii_digit()));
+    let digits = |after: &str| after.starts_with(|c: char| c.is_ascii_digit());
+    let reference = word.split('#').skip(1).any(digits) || lower.split("gh-").skip(1).any(digits);
     scheme || word.contains('@') || reference
 }
 
@@ -124,6 +125,7 @@ mod tests {
             ("<img src=x> &lt;", "&lt;img src=x&gt; &amp;lt;"),
             ("see https://evil.example/x and www.evil.example", "see `https://evil.example/x` and `www.evil.example`"),
             ("hi @channel, fixes #12 me@x.org", "hi `@channel,` fixes `#12` `me@x.org`"),
+            ("closes GH-12, gh-pages", "closes `GH-12,` gh-pages"),
             ("# head", "\\# head"),
             ("1. list", "1\\. list"),
             ("1.5 of 2", "1.5 of 2"),
