@@ -6,6 +6,7 @@
 
 mod calls;
 mod pace;
+mod socket;
 mod upload;
 
 use std::collections::HashMap;
@@ -19,6 +20,7 @@ use crate::base::env::Env;
 use crate::base::secret::SecretRef;
 use crate::ports::service::Outside;
 
+pub use socket::{Envelope, Incoming, Socket};
 pub use upload::Upload;
 
 /// Slack's own address.
