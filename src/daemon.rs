@@ -48,6 +48,7 @@ use crate::journal::{self, Claim, Claimed, DaemonCaps, Journal, OpenOptions, Run
 use crate::models::tape::TapeWriter;
 use crate::policy::redact::Redactor;
 use crate::ports::Registry;
+use crate::ports::service::Shared;
 use crate::triggers::handle::{Bounds, Handle, Hooks};
 use crate::triggers::schedule::Loop;
 
@@ -120,6 +121,8 @@ struct Inner {
     triggers: Scope,
     /// Control socket, listener, watchers of runs.
     scope: Scope,
+    /// What adapters share: one client per service.
+    shared: Shared,
 }
 
 /// What became of a request for a run.
@@ -159,6 +162,7 @@ impl Holder {
         let tape = record.map(|file| TapeWriter::open(&file, redactor)).transpose()?;
         let mut bind = StandardBind::new(registry, journal.reader().clone(), env.clone(), out, load);
         bind.record = tape.clone();
+        let shared = bind.shared.clone();
         let workshop = Workshop::new(WorkshopSetup {
             env: env.clone(),
             registry,
@@ -209,6 +213,7 @@ impl Holder {
             stopping: Arc::default(),
             triggers,
             scope,
+            shared,
         };
         let holder = Self { inner: Arc::new(inner) };
         intake::obey(&holder.inner, taken);
@@ -317,18 +322,27 @@ impl Holder {
 
     /// Takes one run further: an interrupted one as it is, one that ended `blocked`, `capped` or `failed` anew from there.
     pub async fn resume(&self, run: &RunId, add: UsdMicros, by: &str) -> Result<(), Refusal> {
+        self.take_further(run, add, by, None).await
+    }
+
+    /// The same, once for each `key`: the one press or command that asks for it.
+    pub async fn take_further(&self, run: &RunId, add: UsdMicros, by: &str, key: Option<&str>) -> Result<(), Refusal> {
         let refused = |error: journal::Error| Refusal::new("E-JOURNAL", error.to_string());
         let view = self.inner.journal.reader().run(run.as_str()).map_err(refused)?.ok_or_else(|| no_run(run))?;
         match view.outcome {
             None if add.is_zero() => {}
-            None => self.inner.journal.resume_run(run, add, by).await.map_err(refused)?,
-            Some(outcome) if outcome.is_resumable() => {
-                self.inner.journal.resume_run(run, add, by).await.map_err(refused)?;
-            }
-            Some(outcome) => {
+            Some(outcome) if !outcome.is_resumable() => {
                 let refusal = Refusal::new("E-ENDED", format!("the run ended {outcome}: there is nothing to resume"));
                 return Err(refusal.help(format!("begin a new one: nightcrew run {}", view.start.pipeline)));
             }
+            None | Some(_) => match key {
+                None => self.inner.journal.resume_run(run, add, by).await.map_err(refused)?,
+                Some(key) => {
+                    if !self.inner.journal.resume_run_once(run, add, by, key).await.map_err(refused)? {
+                        return Ok(());
+                    }
+                }
+            },
         }
         if !self.inner.intake.is_open(run) {
             self.admit(view.start).await;

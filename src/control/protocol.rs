@@ -42,6 +42,8 @@ pub enum Request {
     Mute { id: String, until: Option<Timestamp>, reason: String, by: String },
     /// → `Done`
     Unmute { id: String, by: String },
+    /// A click on a message about a finding: `wrong_cause`, `wont_fix`. `id` is whole. → `Done`
+    Feedback { id: String, word: String, by: String },
     /// → `Ended`, when the run has ended or is suspended
     Wait { run: RunId },
     /// What the models are saying right now, of one run or of all. → `Text` again and again

@@ -39,6 +39,7 @@ async fn answer(holder: Holder, request: Request, replies: Replies) {
         }
         Request::Mute { id, until, reason, by } => holder.mute(&id, until, &reason, &by).await.map(|()| Reply::Done),
         Request::Unmute { id, by } => holder.unmute(&id, &by).await.map(|()| Reply::Done),
+        Request::Feedback { id, word, by } => holder.feedback(&id, &word, &by).await.map(|()| Reply::Done),
         Request::Wait { run } => {
             tokio::select! {
                 ended = holder.wait(&run) => ended

@@ -9,9 +9,10 @@ use serde_json::{Value, json};
 
 use super::entries::{Prepared, Stored};
 use super::error::Error;
+use super::reader::Reader;
 use super::signals;
 use super::writer::Store;
-use super::{Journal, raw};
+use super::{Journal, micros, raw};
 use crate::base::clock::Timestamp;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
@@ -77,6 +78,30 @@ impl Journal {
             store.resume_run(&run, add, &by, &build_id, Some(&key)).map(|()| true)
         })
         .await
+    }
+}
+
+impl Journal {
+    /// A delivery was taken. `false`: it was before. Kept as long as those of webhooks.
+    pub async fn note_delivery(&self, hook: &'static str, id: &str) -> Result<bool, Error> {
+        let id = id.to_owned();
+        self.ask(move |store| {
+            let mut insert = store
+                .conn()
+                .prepare_cached("INSERT INTO deliveries (hook, id, at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING")?;
+            Ok(insert.execute(params![hook, id, micros(store.now())])? > 0)
+        })
+        .await
+    }
+}
+
+impl Reader {
+    /// Whether a delivery was taken.
+    pub fn was_delivered(&self, hook: &str, id: &str) -> Result<bool, Error> {
+        self.with(|conn, _| {
+            let mut statement = conn.prepare_cached("SELECT 1 FROM deliveries WHERE hook = ?1 AND id = ?2")?;
+            Ok(statement.exists(params![hook, id])?)
+        })
     }
 }
 

@@ -100,3 +100,16 @@ async fn one_press_resumes_a_run_once_however_often_it_arrives() {
     journal.overheard(&run, "", "refused", json!({"why": "not on the list"}), "slack:U1").await.unwrap();
     assert_eq!(journal.take_signal(&run, "", "refused", "v").await.unwrap(), None, "nobody waits for it");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delivery_is_remembered() {
+    let bench = Bench::new();
+    let journal = bench.open();
+    assert!(!journal.reader().was_delivered("slack", "a").unwrap());
+    assert!(journal.note_delivery("slack", "a").await.unwrap());
+    assert!(!journal.note_delivery("slack", "a").await.unwrap());
+    assert!(
+        journal.reader().was_delivered("slack", "a").unwrap()
+            && !journal.reader().was_delivered("github", "a").unwrap()
+    );
+}
