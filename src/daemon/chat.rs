@@ -1,4 +1,4 @@
-//! Slack as a place to answer, approve and command.
+//! Slack as a place to answer, approve and command; and GitHub's word of what people did with our work (`github`).
 //!
 //! One interpreter ([`crate::triggers::slack`]), fed in two ways: by Socket Mode, which needs no public address (`socket`), and by
 //! signed HTTP at `/hooks/slack` (`hooks`). What somebody did is recorded before it is acknowledged, so a delivery that was not
@@ -6,6 +6,7 @@
 //! who is taken off the list has no say from then on.
 
 mod acts;
+mod github;
 mod hooks;
 mod said;
 mod socket;
@@ -33,6 +34,7 @@ pub(super) async fn start(holder: &Holder, hooks: &mut Hooks) -> anyhow::Result<
         ours: Mutex::default(),
         answers: Arc::new(tokio::sync::Semaphore::new(ANSWERS)),
     });
+    github::add(holder, hooks);
     hooks::add(&chat, holder, hooks);
     socket::start(&chat, holder);
     Ok(())

@@ -26,6 +26,7 @@ mod replay;
 mod runs;
 mod signals;
 mod slots;
+mod tied;
 mod ties;
 mod views;
 mod writer;
@@ -50,6 +51,7 @@ pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};
 pub use runs::{Claim, Claimed, RunFinish};
 pub use slots::ScheduleState;
+pub use tied::Tied;
 pub use ties::{NewTie, NotPlanned};
 
 use crate::base::clock::Timestamp;
