@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::disallowed_methods)]
 
+/// Slack as a place to answer, approve and command.
+mod chat;
 /// Commands as a person or a script types them.
 mod cli;
 /// Sandboxes over a stand-in of E2B's cloud: faults at every point, nothing left over there.

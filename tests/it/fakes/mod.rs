@@ -8,3 +8,4 @@ pub mod sandbox;
 pub mod sentry;
 pub mod service;
 pub mod slack;
+pub mod slack_socket;
