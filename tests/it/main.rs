@@ -4,6 +4,8 @@
 
 /// Slack as a place to answer, approve and command.
 mod chat;
+/// Who judges exactly-once from the stand-ins' logs, and whether he sees what is wrong.
+mod auditor;
 /// Commands as a person or a script types them.
 mod cli;
 /// Sandboxes over a stand-in of E2B's cloud: faults at every point, nothing left over there.

@@ -7,13 +7,14 @@
 //! {"kind": "start", "service": "github", "at_ms": 0, "secrets": ["ghp_…"]}
 //! {"kind": "effect", "n": 7, "at_ms": 12, "effect": "pull_request.create", "repository": "acme/api", "number": 3, …}
 //! {"kind": "request", "n": 7, "at_ms": 12, "who": "crew-bot", "method": "POST", "path": "/repos/acme/api/pulls", "query": "",
-//!  "body": {…}, "status": 201, "ended": "answered", "retry_after": null}
+//!  "body": {…}, "status": 201, "ended": "answered", "retry_after": null, "word": null, "reset_ms": null}
 //! ```
 //!
 //! `n` numbers requests; an effect stands before the line of the request that caused it, and has no `n` where a person did it.
 //! `ended`: `answered`, `refused` (a scripted answer, nothing done), `cut` (nothing done), `lost` (done, no answer), `failed` (done,
 //! and answered with an error), `slow`, `torn` (done, half an answer). `at_ms` is the stand-in's clock: hand in the test's own to have
-//! its manual time. Credentials are logged as the name of who they belong to.
+//! its manual time. Credentials are logged as the name of who they belong to. `word` is the service's own for what it did not take;
+//! `reset_ms`: when a limit that is used up begins anew. Slack's log names its channels, too: `{"kind": "channel", "id", "channel"}`.
 //!
 //! ```ignore
 //! hub.fault("POST", "/repos/*/*/pulls", Fault::Lost);                              // the next one: done, but the connection ends
@@ -211,6 +212,11 @@ impl Log {
         writeln!(self.file, "{line}").unwrap();
         self.file.flush().unwrap();
         self.lines.push(line);
+    }
+
+    /// A fact that whoever reads the log needs.
+    pub fn note(&mut self, line: Value) {
+        self.write(line);
     }
 
     /// Something has changed, by the request under way or, where there is none, by a person.
@@ -490,10 +496,13 @@ fn handled<P: Part>(inner: &mut Inner<P>, received: Received) -> End {
         let found = answer.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("retry-after"));
         found.and_then(|(_, value)| value.parse::<u64>().ok())
     });
+    let word = answer.as_ref().and_then(said_wrong);
+    let reset_ms = answer.as_ref().and_then(exhausted_until);
     let line = json!({
         "kind": "request", "n": request.n, "at_ms": request.at.as_millisecond(), "who": inner.part.who(&request),
         "method": request.method, "path": request.path, "query": request.raw_query, "body": P::logged(&request),
         "status": answer.as_ref().map(|answer| answer.status), "ended": ended, "retry_after": retry_after,
+        "word": word, "reset_ms": reset_ms,
     });
     inner.log.write(line);
     if ended == "lost" {
@@ -502,6 +511,26 @@ fn handled<P: Part>(inner: &mut Inner<P>, received: Received) -> End {
     let slow = if let Some(Fault::Slow(pause)) = fault { Some(pause) } else { None };
     let most = if let Some(Fault::Torn(most)) = fault { Some(most) } else { None };
     End { answer, slow, most }
+}
+
+/// The service's own word for what it did not take.
+fn said_wrong(answer: &Answer) -> Option<Value> {
+    let body: Value = serde_json::from_slice(&answer.body).ok()?;
+    let wrong = answer.status >= 400 || body["ok"] == false;
+    let word = ["error", "message", "detail"].iter().find_map(|key| body.get(*key).filter(|word| word.is_string()));
+    word.filter(|_| wrong).cloned()
+}
+
+/// When a primary rate limit that is used up begins anew.
+fn exhausted_until(answer: &Answer) -> Option<i64> {
+    let number = |name: &str| -> Option<i64> {
+        answer
+            .headers
+            .iter()
+            .find(|(given, _)| given.eq_ignore_ascii_case(name))
+            .and_then(|(_, value)| value.parse().ok())
+    };
+    (number("x-ratelimit-remaining")? <= 0).then(|| number("x-ratelimit-reset")).flatten().map(|seconds| seconds * 1000)
 }
 
 fn sprung(traps: &mut Vec<Trap>, request: &Request) -> Option<Fault> {

@@ -471,7 +471,7 @@ impl Slack {
 
     /// A channel; its id.
     pub fn channel(&self, name: &str, members: Members) -> String {
-        self.with(|desk, _| {
+        self.with(|desk, log| {
             let private = matches!(members, Members::Private | Members::PrivateWithoutBot);
             let mut inside: BTreeSet<String> = ["U0ADA", "U0GRACE"].map(str::to_owned).into();
             if matches!(members, Members::WithBot | Members::Private) {
@@ -488,6 +488,7 @@ impl Slack {
                 sent: Vec::new(),
             };
             desk.channels.push(made);
+            log.note(json!({"kind": "channel", "id": id, "channel": name}));
             id
         })
     }
