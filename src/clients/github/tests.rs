@@ -106,13 +106,14 @@ async fn writes_that_ring_people_keep_a_second_apart_and_none_overtakes_another(
     let folder = tempfile::tempdir().unwrap();
     let server = Server::new(|_, _| ok(json!({})));
     let client = server.client(&folder);
-    let (none, issue, blob) = (json!({}), "/repos/a/b/issues", "/repos/a/b/git/blobs");
+    let (none, issue, blob) = (json!({"title": "a"}), "/repos/a/b/issues", "/repos/a/b/git/blobs");
     let write = |route| client.write(Write::Post, route, &none);
     let (a, b, c, d) = tokio::join!(write(issue), write(issue), write(blob), write(issue));
     assert!([a, b, c, d].iter().all(Result::is_ok));
     let asked = server.asked.lock().unwrap();
     let of = |route: &str| asked.iter().filter(|a| a.path == route).map(|a| a.at).collect::<Vec<_>>();
     let issues = of(issue);
+    assert!(asked.iter().all(|asked| asked.body == none), "what is written arrives as it was given");
     assert_eq!((issues.len(), of(blob).len()), (3, 1));
     assert!(issues.windows(2).all(|two| two[1].duration_since(two[0]).as_secs() >= 1), "{issues:?}");
 }
