@@ -196,15 +196,14 @@ impl Listener {
                             return End::Lost(error);
                         }
                     }
-                    // It ended before the other one stood.
-                    Err(_) if next.is_some() => match next.take() {
-                        Some(opening) => match opening.await {
+                    Err(error) => {
+                        // It ended before the other one stood, if one was asked for.
+                        let Some(opening) = next.take() else { return End::Lost(error) };
+                        match opening.await {
                             Ok(new) => (socket, connected_at) = (new, env.now()),
                             Err(error) => return End::Lost(error),
-                        },
-                        None => {}
-                    },
-                    Err(error) => return End::Lost(error),
+                        }
+                    }
                 },
             }
         }
