@@ -6,4 +6,5 @@ mod fix;
 mod flow;
 mod kinds;
 mod shipped;
+mod tell;
 mod tickets;
