@@ -42,6 +42,8 @@ use room::{Buckets, Drops, Room};
 
 /// Events of a project per minute when the configuration does not say.
 pub const PER_MINUTE: u32 = 120_000;
+/// Requests per minute for each event: beyond that a project is refused unread.
+const REQUESTS: u32 = 3;
 /// A body that takes longer to arrive is refused.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Bodies that are taken apart at the same time.
@@ -87,6 +89,7 @@ struct Intake {
     collector: Collector,
     room: Room,
     buckets: Buckets,
+    requests: Buckets,
     drops: Arc<Drops>,
     apart: Arc<Semaphore>,
     stopping: CancellationToken,
@@ -117,6 +120,7 @@ impl Listener {
             collector,
             room: Room::default(),
             buckets: Buckets::default(),
+            requests: Buckets::default(),
             drops,
             apart: Arc::new(Semaphore::new(APART)),
             stopping: stopping.clone(),
@@ -235,8 +239,10 @@ impl Intake {
             None => Ok(()),
         };
         let early = early.and_then(|()| Encoding::of(headers)).and_then(|encoding| {
-            // Nobody reads for a project that has had its share.
-            let open = self.buckets.take(project.id, 1, per_minute, self.setup.env.now());
+            // Requests that have no events cost an event's share nothing (SDKs report what they did not send), but nobody
+            // reads on for ever.
+            let most = per_minute.saturating_mul(REQUESTS).max(60);
+            let open = self.requests.take(project.id, 1, most, self.setup.env.now());
             if open { Ok(encoding) } else { Err(Refused::Limit) }
         });
         let encoding = match early {
@@ -252,11 +258,8 @@ impl Intake {
             () = self.setup.env.clock.sleep(PATIENCE) => Err(Refused::Slow),
             () = self.stopping.cancelled() => Err(Refused::Stopping),
         };
-        let taken = match held {
-            Ok(held) => self.apart_and_written(project, given.is_some(), encoding, held, form).await,
-            Err(refused) => Err(refused),
-        };
-        taken.inspect_err(|refused| self.count(project, *refused, 1))
+        let held = held.inspect_err(|refused| self.count(project, *refused, 1))?;
+        self.apart_and_written(project, given.is_some(), encoding, held, form).await
     }
 
     async fn apart_and_written(
@@ -277,24 +280,28 @@ impl Intake {
         drop(room);
         self.drops.add(&project.name, "unreadable", opened.unreadable.into());
         self.drops.add(&project.name, "too_large", opened.too_large.into());
-        let Some(more) = seen.len().checked_sub(1) else {
+        if seen.is_empty() {
             return match (opened.too_large, opened.unreadable) {
-                // These are counted already; see `count`.
                 (1.., _) => Err(Refused::TooLarge),
                 (_, 1..) => Err(Refused::Bad("no event of the envelope can be read")),
                 _ => Ok(event_id),
             };
-        };
-        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        }
+        let events = seen.len() as u64;
+        let written = self.write(project, seen).await;
+        written.inspect_err(|refused| self.count(project, *refused, events))?;
+        Ok(event_id)
+    }
+
+    async fn write(&self, project: &IntakeProject, seen: Vec<SeenEvent>) -> Result<(), Refused> {
         let per_minute = project.max_per_minute.unwrap_or(PER_MINUTE);
-        if more > 0 && !self.buckets.take(project.id, more, per_minute, self.setup.env.now()) {
-            self.drops.add(&project.name, "limit", more.into());
+        let events = u32::try_from(seen.len()).unwrap_or(u32::MAX);
+        if !self.buckets.take(project.id, events, per_minute, self.setup.env.now()) {
             return Err(Refused::Limit);
         }
         let bytes = seen.iter().map(|seen| seen.event.raw.get().len()).sum();
         let _room = self.room.take(bytes)?;
-        self.collector.write(seen).await?;
-        Ok(event_id)
+        self.collector.write(seen).await
     }
 
     /// Counts what was refused for want of room; the rest says itself what is wrong.

@@ -283,14 +283,22 @@ async fn a_project_that_has_had_its_share_is_told_to_wait_and_what_it_lost_is_co
     assert!(refused.head.contains("\r\nretry-after: 10\r\n"), "{}", refused.head);
     assert!(refused.head.contains("x-sentry-rate-limits: 10:error;default:project:too_many"), "{}", refused.head);
     assert!(refused.head.contains("access-control-expose-headers: retry-after, "), "{}", refused.head);
-    for n in 0..11 {
+    for n in 0..12 {
         assert_eq!(bench.post(ENVELOPE, "", &envelope(100 + n)).await.status, 200);
     }
     assert_eq!(bench.post(ENVELOPE, "", &envelope(200)).await.status, 429);
     bench.clock.advance(Duration::from_secs(1));
     assert_eq!(bench.post(ENVELOPE, "", &envelope(200)).await.status, 200);
+    // What SDKs report of what they did not send takes nothing.
+    assert_eq!(bench.post(ENVELOPE, "", b"{}\n{\"type\":\"client_report\"}\n{}\n").await.status, 200);
     let drops = bench.drops().await;
     assert_eq!(drops, [("limit".to_owned(), 17)]);
+    // But nobody reads on for ever.
+    let mut refused = 0;
+    for _ in 0..200 {
+        refused += u32::from(bench.post(ENVELOPE, "", b"{}\n{\"type\":\"session\"}\n{}\n").await.status == 429);
+    }
+    assert!(refused > 0);
     bench.end().await;
 }
 
