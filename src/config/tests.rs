@@ -9,8 +9,13 @@ const fn source(name: &'static str, query: &'static str) -> SourceKind {
     SourceKind { name, summary: "", query, make: None }
 }
 
-const SOURCES: &[SourceKind] =
-    &[source("sqlite", "sql"), source("postgres", "sql"), source("http", "http"), source("files", "")];
+const SOURCES: &[SourceKind] = &[
+    source("sqlite", "sql"),
+    source("postgres", "sql"),
+    source("http", "http"),
+    source("prometheus", "promql"),
+    source("files", ""),
+];
 
 const fn provider(name: &'static str) -> ModelKind {
     ModelKind { name, summary: "", default_base_url: None, make: |_| Err(ModelError::Credential(String::new())) }
@@ -226,4 +231,67 @@ fn a_profile_may_bind_another_repository_for_a_pipeline() {
     assert!(shown.contains("a pipeline's repository") && shown.contains("did you mean `path`?"), "{shown}");
     let (_, shown) = check("version: 1\nprofiles: {two: {repository: {}}}\n");
     assert!(shown.contains("`path`"), "{shown}");
+}
+
+#[test]
+fn credentials_pages_and_sinks_are_read_in_each_of_their_forms() {
+    use crate::ports::source::{PageSize, Paging, SourceAuth};
+    let text = r#"
+version: 1
+secrets: {KEY: {file: key}}
+sources:
+  a: {http: "https://a", auth: {basic: secret:KEY}, paging: {link: true}}
+  b: {http: "https://b", auth: {header: {name: X-Api-Key, secret: secret:KEY}}, paging: {cursor: {param: after, at: $.meta.next}}}
+  c: {http: "https://c", auth: {query: {name: key, secret: secret:KEY}}, paging: {page: {first: 0, size_param: n, size: 50}}}
+  d: {prometheus: "https://d", auth: {bearer: secret:KEY}, timeout: 5s}
+  e: {http: "https://e", paging: {offset: {param: skip}}}
+sinks: {notes: {markdown: ../notes}, ops: {webhook: "https://ops/x", secret: secret:KEY}}
+profiles: {local: {sinks: {slack: notes, ops: files}}}
+"#;
+    let (settings, shown) = check(text);
+    assert_eq!(shown, "");
+    let settings = settings.unwrap();
+    let key = settings.secrets["KEY"].clone();
+    let of = |name: &str| (settings.sources[name].auth.clone(), settings.sources[name].paging.clone());
+    assert_eq!(of("a"), (SourceAuth::Basic(key.clone()), Paging::Link));
+    let cursor = Paging::Cursor { param: Some("after".into()), at: "$.meta.next".into() };
+    assert_eq!(of("b"), (SourceAuth::Header { name: "X-Api-Key".into(), secret: key.clone() }, cursor));
+    let size = Some(PageSize { param: Some("n".into()), rows: 50 });
+    let page = Paging::Page { param: "page".into(), first: 0, size };
+    assert_eq!(of("c"), (SourceAuth::Query { name: "key".into(), secret: key.clone() }, page));
+    assert_eq!((of("d").0, settings.sources["d"].timeout.as_secs()), (SourceAuth::Bearer(key.clone()), 5));
+    assert_eq!(of("e"), (SourceAuth::None, Paging::Offset { param: "skip".into(), size: None }));
+    assert_eq!(settings.sinks["notes"].target, "conf/../notes");
+    assert_eq!(settings.sinks["ops"].secret, Some(key));
+    let local = &settings.profiles["local"].sinks;
+    assert_eq!((local["slack"].as_str(), local["ops"].as_str()), ("notes", "files"));
+
+    for (line, title, hint) in [
+        ("sources: {a: {http: \"https://a\", auth: {bearer: hunter2}}}", "a value in clear", "secret:NAME"),
+        (
+            "sources: {a: {http: \"https://a\", auth: {baerer: secret:K}}}",
+            "`auth` needs one kind",
+            "did you mean `bearer`?",
+        ),
+        (
+            "sources: {a: {http: \"https://a\", auth: {header: {name: \"X Y\", secret: secret:K}}}}",
+            "name of a header",
+            "X-Api-Key",
+        ),
+        (
+            "sources: {a: {http: \"https://a\", paging: {page: {size_param: n}}}}",
+            "`size_param` needs `size`",
+            "size: 100",
+        ),
+        ("sources: {a: {http: \"https://a\", paging: {cursor: {at: next}}}}", "`at`", "names with dots"),
+        ("sources: {a: {sqlite: x.db, auth: {bearer: secret:K}}}", "unknown key `auth`", ""),
+        ("sinks: {ops: {webhook: \"https://ops\"}}", "a webhook needs a secret", "secret: secret:NAME"),
+        ("sinks: {notes: {markdwn: x}}", "sink `notes` needs one kind", "did you mean `markdown`?"),
+        ("sinks: {My-Notes: {markdown: x}}", "cannot be the name of a sink", "ops_hook"),
+        ("profiles: {local: {sinks: {slack: webhook}}}", "cannot be bound to `webhook`", ""),
+    ] {
+        let (settings, shown) = check(&format!("version: 1\nsecrets: {{K: {{file: k}}}}\n{line}\n"));
+        assert!(settings.is_none() && shown.contains(title) && shown.contains(hint), "{line}\n{shown}");
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
 }

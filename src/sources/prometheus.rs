@@ -287,6 +287,9 @@ mod tests {
             ])
         );
         assert!(found.truncated);
+        let mut hidden = found.clone();
+        hidden.hide(&["JOB".to_owned()]);
+        assert!(hidden.rows.iter().all(|row| !row.contains_key("job") && row.contains_key("value")));
         let vector = of("vector", json!([{"metric": {"job": "api"}, "value": [at, "7"]}])).unwrap();
         assert_eq!(json!(vector.rows), json!([{"day": "2026-11-21", "time": time, "job": "api", "value": 7}]));
         let scalar = of("scalar", json!([f64::from(at) + 0.25, "-0.5"])).unwrap();

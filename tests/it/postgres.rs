@@ -1,6 +1,6 @@
 //! The source `postgres` against a real PostgreSQL, started here from the machine's own package in a folder of its own.
 //!
-//! Without the package nothing can be asked and the test says so; `tests/conformance/run postgres` installs it and takes no excuse.
+//! Without the package nothing can be asked and the test says so; `tests/conformance/postgres.sh` installs it and takes no excuse.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
