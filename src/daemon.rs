@@ -35,6 +35,7 @@ use crate::base::hash::Hash;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
 use crate::base::scope::Scope;
+use crate::clients::credentials::Credentials;
 use crate::config::settings::Settings;
 use crate::control::{Refusal, RunRequest, Server, Status};
 use crate::domain::definition::Pipeline;
@@ -106,6 +107,8 @@ struct Inner {
     started_at: Timestamp,
     /// `--record`.
     tape: Option<Arc<TapeWriter>>,
+    /// One client per service for the runs and for everybody else.
+    shared: Shared,
     library: watch::Sender<Arc<Library>>,
     journal: Journal,
     engine: Engine,
@@ -203,6 +206,7 @@ impl Holder {
             command,
             build_id,
             tape,
+            shared,
             library,
             errors: crate::triggers::sentry::Handle::new(journal.clone()),
             journal,
@@ -335,14 +339,20 @@ impl Holder {
                 let refusal = Refusal::new("E-ENDED", format!("the run ended {outcome}: there is nothing to resume"));
                 return Err(refusal.help(format!("begin a new one: nightcrew run {}", view.start.pipeline)));
             }
-            None | Some(_) => match key {
-                None => self.inner.journal.resume_run(run, add, by).await.map_err(refused)?,
-                Some(key) => {
-                    if !self.inner.journal.resume_run_once(run, add, by, key).await.map_err(refused)? {
-                        return Ok(());
+            None | Some(_) => {
+                // Whoever resumes it wants its secret tried again, also as it is.
+                if let Some(secret) = view.failure.as_ref().and_then(|failure| failure.secret.as_deref()) {
+                    let _was_refused = Credentials::of(&self.inner.shared).lift(secret);
+                }
+                match key {
+                    None => self.inner.journal.resume_run(run, add, by).await.map_err(refused)?,
+                    Some(key) => {
+                        if !self.inner.journal.resume_run_once(run, add, by, key).await.map_err(refused)? {
+                            return Ok(());
+                        }
                     }
                 }
-            },
+            }
         }
         if !self.inner.intake.is_open(run) {
             self.admit(view.start).await;

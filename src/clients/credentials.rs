@@ -32,7 +32,7 @@ struct Table {
 
 #[derive(Debug)]
 struct Known {
-    content: Hash,
+    content: Secret,
     refusal: Refusal,
 }
 
@@ -83,7 +83,7 @@ impl Credentials {
         let value = secret.read()?;
         let mut refused = self.refused();
         if let Some(known) = refused.get(&secret.name) {
-            if known.content == content(&value) {
+            if known.content == value {
                 return Err(CredentialError::Refused(known.refusal.clone()));
             }
             // Somebody has replaced it.
@@ -105,6 +105,35 @@ impl Credentials {
     /// A person wants it tried again as it is. Whether it was refused.
     pub fn lift(&self, secret: &str) -> bool {
         self.refused().remove(secret).is_some()
+    }
+
+    /// A service has refused it, as somebody says who did not take it here. The content of this moment is meant.
+    pub fn note(&self, secret: &SecretRef, service: &str, message: &str) {
+        // One that cannot be read was never sent.
+        if let Ok(value) = secret.read() {
+            self.insert(secret, &value, service, message);
+        }
+    }
+
+    /// The fingerprint of what is refused, see [`fingerprint`]; `None` when it is refused no more. Blocking.
+    pub fn fingerprint(&self, secret: &str, salt: &str) -> Option<String> {
+        let content = self.refused().get(secret)?.content.clone();
+        Some(mark(&content, salt.as_bytes()))
+    }
+
+    fn insert(&self, secret: &SecretRef, value: &Secret, service: &str, message: &str) {
+        let refusal = Refusal { secret: secret.clone(), service: service.to_owned(), message: message.to_owned() };
+        let known = {
+            let mut refused = self.refused();
+            let known = refused.get(&secret.name).is_some_and(|known| known.content == *value);
+            if !known {
+                refused.insert(secret.name.clone(), Known { content: value.clone(), refusal });
+            }
+            known
+        };
+        if !known {
+            self.0.changes.send_modify(|n| *n += 1);
+        }
     }
 
     fn refused(&self) -> MutexGuard<'_, BTreeMap<String, Known>> {
@@ -129,24 +158,8 @@ impl Credential {
         if self.secret.read().is_ok_and(|now| now != self.value) {
             return;
         }
-        let refusal = Refusal { secret: self.secret.clone(), service: service.to_owned(), message: message.to_owned() };
-        let content = content(&self.value);
-        let known = {
-            let mut refused = self.of.refused();
-            let known = refused.get(&self.secret.name).is_some_and(|known| known.content == content);
-            if !known {
-                refused.insert(self.secret.name.clone(), Known { content, refusal });
-            }
-            known
-        };
-        if !known {
-            self.of.0.changes.send_modify(|n| *n += 1);
-        }
+        self.of.insert(&self.secret, &self.value, service, message);
     }
-}
-
-fn content(value: &Secret) -> Hash {
-    Hash::of(value.expose())
 }
 
 /// So slow that a short password is not found from what is kept on disk; about 10 ms.
@@ -155,10 +168,13 @@ const ROUNDS: NonZeroU32 = NonZeroU32::MIN.saturating_add(49_999);
 /// By which a secret's content is known again after a restart, with a `salt` that is not used twice. The content cannot be had
 /// from it. Blocking for about 10 ms. Errors: the secret cannot be read.
 pub fn fingerprint(secret: &SecretRef, salt: &[u8]) -> Result<String, SecretError> {
-    let value = secret.read()?;
+    Ok(mark(&secret.read()?, salt))
+}
+
+fn mark(value: &Secret, salt: &[u8]) -> String {
     let mut out = [0; 32];
     pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, ROUNDS, salt, value.expose().as_bytes(), &mut out);
-    Ok(Hash::of(out).to_string())
+    Hash::of(out).to_string()
 }
 
 #[cfg(test)]

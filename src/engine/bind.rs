@@ -8,6 +8,7 @@ use crate::base::BoxFuture;
 use crate::base::env::Env;
 use crate::base::hash::Hash;
 use crate::base::money::UsdMicros;
+use crate::clients::credentials::{CredentialError, Credentials};
 use crate::config::settings::{ModelSettings, Prices, Profile, Settings, SourceSettings};
 use crate::domain::definition::{Pipeline, StepBody, ToolQuery};
 use crate::domain::model::Role;
@@ -26,6 +27,7 @@ use crate::ports::source::{ErrorShelf, Source, SourceSetup};
 
 use super::calls::Gates;
 use super::executor::default_max_rows;
+use super::publish::E_CREDENTIAL;
 use super::workshop::Workshop;
 
 /// Makes what a run is bound to, from the definition it began with.
@@ -95,9 +97,31 @@ impl Bound {
         }
     }
 
+    /// What the profile binds to a name in the YAML.
+    pub(super) fn sink_name<'a>(&'a self, name: &'a str) -> &'a str {
+        self.profile.sinks.get(name).map_or(name, String::as_str)
+    }
+
+    /// Whether the secret of a service was refused as it is now: then nothing is asked of that service.
+    pub(super) fn known_refusal(&self, service: &str) -> Option<Stop> {
+        let services = &self.outside.services;
+        let service = match service {
+            "github" => services.github.as_ref(),
+            "slack" => services.slack.as_ref(),
+            "sentry" => services.sentry.as_ref(),
+            _ => None,
+        }?;
+        let credentials = Credentials::of(&self.outside.shared);
+        ["token", "app.key", "bot_token"].into_iter().filter_map(|key| service.secret(key)).find_map(|secret| {
+            let error @ CredentialError::Refused(_) = credentials.take(secret).err()? else { return None };
+            let help = format!("put a valid one where `secrets.{}` says; this run goes on by itself then", secret.name);
+            Some(Stop::Blocked(Failure::new(E_CREDENTIAL, error.to_string()).help(help).waits_for(&secret.name)))
+        })
+    }
+
     /// The sink that the profile binds to a name in the YAML.
     pub(super) fn sink(&self, name: &str) -> Result<Arc<dyn Sink>, Stop> {
-        let bound = self.profile.sinks.get(name).map_or(name, String::as_str);
+        let bound = self.sink_name(name);
         let own = self.settings.sinks.get(bound);
         let make = self.registry.sink(own.map_or(bound, |own| &own.kind)).and_then(|kind| kind.make);
         let setup = SinkSetup {
@@ -263,24 +287,6 @@ impl StandardBind {
         Ok(made)
     }
 
-    /// Sources that need no entry of their own: the errors of `on.sentry` (our own intake if it has this project, else Sentry's
-    /// API if that is configured) and the statistics of the pipeline's repository.
-    fn implied(&self, pipeline: &Pipeline, settings: &Settings) -> Vec<(&'static str, &'static str)> {
-        let mut implied = Vec::new();
-        if let Some(on) = &pipeline.on.sentry {
-            let taken_in = settings.intake.iter().flat_map(|intake| &intake.projects).any(|own| own.name == on.project);
-            if taken_in {
-                implied.push(("sentry", "intake"));
-            } else if settings.services.sentry.as_ref().is_some_and(|sentry| sentry.secret("token").is_some()) {
-                implied.push(("sentry", "sentry"));
-            }
-        }
-        if pipeline.repository.as_ref().is_some_and(|repository| repository.github.is_some()) {
-            implied.push(("github", "github"));
-        }
-        implied
-    }
-
     fn source(
         &self,
         name: &str,
@@ -312,6 +318,24 @@ impl StandardBind {
     }
 }
 
+/// Sources that need no entry of their own: the errors of `on.sentry` (our own intake if it has this project, else Sentry's
+/// API if that is configured) and the statistics of the pipeline's repository.
+pub fn implied(pipeline: &Pipeline, settings: &Settings) -> Vec<(&'static str, &'static str)> {
+    let mut implied = Vec::new();
+    if let Some(on) = &pipeline.on.sentry {
+        let taken_in = settings.intake.iter().flat_map(|intake| &intake.projects).any(|own| own.name == on.project);
+        if taken_in {
+            implied.push(("sentry", "intake"));
+        } else if settings.services.sentry.as_ref().is_some_and(|sentry| sentry.secret("token").is_some()) {
+            implied.push(("sentry", "sentry"));
+        }
+    }
+    if pipeline.repository.as_ref().is_some_and(|repository| repository.github.is_some()) {
+        implied.push(("github", "github"));
+    }
+    implied
+}
+
 impl Bind for StandardBind {
     fn release<'a>(&'a self, run: &'a str) -> BoxFuture<'a, ()> {
         match &self.workshop {
@@ -335,7 +359,7 @@ impl Bind for StandardBind {
             shared: self.shared.clone(),
             env: self.env.clone(),
         };
-        let implied = self.implied(&pipeline, &settings);
+        let implied = self::implied(&pipeline, &settings);
         let implied =
             implied.into_iter().map(|(name, kind)| (name.to_owned(), SourceSettings::implied(kind, &settings)));
         let named = settings.sources.iter().chain(&profile.sources);

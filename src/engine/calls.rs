@@ -133,7 +133,13 @@ impl Executor {
                 }
                 Err(error) => error,
             };
-            let stop = model_stop(&error, &settings.model);
+            let mut stop = model_stop(&error, &settings.model);
+            if let (ModelError::Credential(_), Stop::Blocked(failure), Some(key)) =
+                (&error, &mut stop, &settings.api_key)
+            {
+                failure.secret = Some(key.name.clone());
+                stop = self.refused(&settings.provider, stop);
+            }
             let settlement = self.cost_of_failure(settings, &error, granted);
             // A garbled answer that may have been paid for is asked for again once, not for ten minutes.
             costly += u32::from(error.may_cost());

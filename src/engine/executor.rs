@@ -14,6 +14,7 @@ use crate::base::hash::Hash;
 use crate::base::ids::RunId;
 use crate::base::money::UsdMicros;
 use crate::base::retry::{Backoff, Retry};
+use crate::clients::credentials::Credentials;
 use crate::domain::activity::{Activity, Artifact, Care, Delivery, FetchRequest, Rows, ToolAnswer, ToolRequest};
 use crate::domain::entry::{EntryKind, Family, NewEntry};
 use crate::domain::run::Failure;
@@ -184,7 +185,9 @@ impl Executor {
                     Retry::Never
                 }
             };
-            let Some(pause) = READ_BACKOFF.pause(attempt, waited, retry) else { return Err(source_stop(error)) };
+            let Some(pause) = READ_BACKOFF.pause(attempt, waited, retry) else {
+                return Err(self.refused(&request.from, source_stop(error)));
+            };
             tracing::warn!(%error, from = request.from, "reading again in {pause:?}");
             waited += pause;
             tokio::select! {
@@ -243,7 +246,22 @@ impl Executor {
         Ok(view)
     }
 
+    /// A stop for a secret that a service refuses is told to everybody who would send the same; `by` is the service for people.
+    pub(super) fn refused(&self, by: &str, stop: Stop) -> Stop {
+        if let Stop::Blocked(failure) = &stop
+            && let Some(secret) = failure.secret.as_ref().and_then(|name| self.bound.settings.secrets.get(name))
+        {
+            Credentials::of(&self.bound.outside.shared).note(secret, by, &failure.message);
+        }
+        stop
+    }
+
     async fn deliver(&self, at: At, delivery: &Delivery) -> Result<Arc<RawValue>, Stop> {
+        let bound = self.bound.sink_name(&delivery.sink);
+        if let Some(stop) = self.bound.known_refusal(bound) {
+            self.record_failure(&at, &stop).await?;
+            return Err(stop);
+        }
         let sink = self.bound.sink(&delivery.sink)?;
         let payload = json!({
             "kind": "deliver", "sink": delivery.sink, "channel": delivery.channel, "key": delivery.key,
@@ -258,7 +276,7 @@ impl Executor {
                 (EntryKind::ActivityDone, output.clone(), Ok(Arc::from(output)))
             }
             Err(error) => {
-                let stop = sink_stop(error);
+                let stop = self.refused(bound, sink_stop(error));
                 (EntryKind::ActivityFailed, raw(&stop), Err(stop))
             }
         };

@@ -63,6 +63,9 @@ impl Executor {
             let stop = self.unable(&proposal, format!("publishing through `{}` comes with a later version", kind.name));
             return self.not_published(&at, stop).await;
         };
+        if let Some(stop) = self.bound.known_refusal(kind.name) {
+            return self.not_published(&at, stop).await;
+        }
         let branches = match &proposal.what {
             Proposed::PullRequest(_) => match self.repository().await {
                 Ok(repository) => Some(Arc::new(PrivateBranches(repository)) as Arc<dyn Branches>),
@@ -86,7 +89,7 @@ impl Executor {
                 (EntryKind::ActivityDone, output.clone(), Ok(Arc::from(output)))
             }
             Err(error) => {
-                let stop = publish_stop(error);
+                let stop = self.refused(kind.name, publish_stop(error));
                 (EntryKind::ActivityFailed, raw(&stop), Err(stop))
             }
         };

@@ -19,6 +19,7 @@ mod findings;
 mod grants;
 mod lock;
 mod migrate;
+mod parked;
 mod queue;
 mod reader;
 mod redact;
@@ -47,6 +48,7 @@ pub use deliveries::{
 pub use error::Error;
 pub use errors::{ErrorBounds, ErrorRetention, PreparedErrors};
 pub use findings::FindingFilter;
+pub use parked::{ParkedRun, RefusedSecret};
 pub use reader::{Reader, RunFilter};
 pub use replay::{Record, ReplayRecords};
 pub use runs::{Claim, Claimed, RunFinish};

@@ -156,6 +156,7 @@ impl Store {
         let seq = self.insert(entry)?;
         self.abandon_grants(id)?;
         self.drop_signals(run, seq)?;
+        self.park(run, finish.outcome, finish.failure.as_ref().and_then(|failure| failure.secret.as_deref()))?;
         let failure = finish.failure.as_ref().map(raw).transpose()?;
         self.conn()
             .prepare_cached(
@@ -186,6 +187,7 @@ impl Store {
         let payload = super::answers::resumption(by, ended, build_id, add, key)?;
         let seq = self.insert(&Prepared::new(session(id, EntryKind::RunResumed, payload)))?;
         self.abandon_grants(id)?;
+        self.unpark(run)?;
         self.conn()
             .prepare_cached(
                 "UPDATE runs SET outcome = NULL, failure = NULL, headline = '', finished_at = NULL, added = added + ?2

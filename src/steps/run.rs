@@ -103,8 +103,9 @@ pub(super) struct Ended {
 
 impl Ended {
     fn failure(&self) -> Option<Failure> {
-        // The first of the gravest.
-        self.failures.iter().rev().max_by_key(|(outcome, _)| *outcome).map(|(_, failure)| failure.clone())
+        // The first of the gravest; one that waits for a secret goes on by itself.
+        let gravest = self.failures.iter().rev().max_by_key(|(outcome, failure)| (*outcome, failure.secret.is_some()));
+        gravest.map(|(_, failure)| failure.clone())
     }
 
     fn note(&mut self, path: &str, end: &StepEnd) {

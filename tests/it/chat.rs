@@ -247,8 +247,15 @@ fn a_command_begins_a_run_and_a_button_lets_it_go_on_each_exactly_once() {
     assert_eq!((by("run"), by("approve")), (vec!["slack:U0ADA (u0ada)"], vec!["slack:U0ADA (u0ada)"]));
     let refused: Vec<_> =
         words.iter().filter(|word| word.0 == "refused").map(|word| word.2["why"].as_str().unwrap()).collect();
-    let expected =
-        ["not on the list", "no such question", "no such question", "no such question", "another app", "another workspace", "not a person"];
+    let expected = [
+        "not on the list",
+        "no such question",
+        "no such question",
+        "no such question",
+        "another app",
+        "another workspace",
+        "not a person",
+    ];
     assert_eq!(refused, expected, "{words:?}");
     let taken = words.iter().find(|word| word.0 == "approve").unwrap();
     assert_eq!(taken.2["approved"], true);

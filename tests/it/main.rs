@@ -61,6 +61,8 @@ mod sandbox;
 mod sandboxd;
 /// Scans of a real clone in the real sandbox.
 mod scan;
+/// A secret that is refused, and sinks of the configuration.
+mod secrets;
 /// Sentry as a source, as a trigger by polling and by webhooks, and notes back to it.
 mod sentry;
 /// The shipped report over other services, which tell the keys they were given.
