@@ -51,7 +51,9 @@ pub enum Command {
     /// Write one more pipeline from a template
     New(NewArgs),
     /// Say what is missing, one line each with the fix
-    Doctor,
+    Doctor(DoctorArgs),
+    /// Print what to make at a service and exactly what it may do, then probe what works
+    Connect(ConnectArgs),
     /// Show every mistake at once; contacts nothing
     Validate(ValidateArgs),
     /// Build, check or enter the environments in which tests and agents run
@@ -113,6 +115,26 @@ pub struct NewArgs {
     /// One of: analytics-report, code-health, error-to-pr
     #[arg(long, value_name = "TEMPLATE")]
     pub from: String,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Ask each configured service what it lets us do; without it nothing is contacted
+    #[arg(long)]
+    pub online: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ConnectArgs {
+    #[arg(value_enum)]
+    pub service: ConnectTo,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ConnectTo {
+    Slack,
+    Github,
+    Sentry,
 }
 
 #[derive(Debug, Args)]

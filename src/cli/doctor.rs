@@ -1,14 +1,16 @@
-//! `nightcrew doctor`: what is missing, one line each with the fix. Contacts nothing.
+//! `nightcrew doctor`: what is missing, one line each with the fix. Contacts nothing; `--online` asks the services (`online`).
 
 mod isolation;
+pub(super) mod online;
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::json;
 
+use super::args::DoctorArgs;
 use super::session::Session;
-use super::ui::{GREEN, RED, YELLOW, paint};
+use super::ui::{GREEN, RED, Ui, YELLOW, paint};
 use super::validate::counted;
 use super::{Exit, validate};
 use crate::base::secret::SecretRef;
@@ -20,10 +22,11 @@ use crate::domain::definition::StepBody;
 use crate::engine::workshop::places;
 use crate::journal::{self, Reader};
 use crate::sandboxes::e2b;
+use crate::sinks::text;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+pub(super) enum Level {
     Good,
     /// Works, with less than was asked for.
     Warning,
@@ -32,15 +35,15 @@ enum Level {
 }
 
 #[derive(Debug, serde::Serialize)]
-struct Finding {
-    level: Level,
+pub(super) struct Finding {
+    pub level: Level,
     about: &'static str,
     what: String,
     fix: Option<String>,
 }
 
 #[derive(Debug, Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(pub Vec<Finding>);
 
 impl Findings {
     fn good(&mut self, about: &'static str, what: impl Into<String>) {
@@ -48,6 +51,21 @@ impl Findings {
     }
     fn warn(&mut self, about: &'static str, what: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { level: Level::Warning, about, what: what.into(), fix: Some(fix.into()) });
+    }
+    /// One line each, with the fix.
+    pub(super) fn print(&self, ui: &Ui) -> anyhow::Result<()> {
+        for finding in &self.0 {
+            let (mark, color) = match finding.level {
+                Level::Good => ("✓", GREEN),
+                Level::Warning => ("!", YELLOW),
+                Level::Bad => ("✗", RED),
+            };
+            let fix = finding.fix.as_ref().map(|fix| format!(" → {fix}")).unwrap_or_default();
+            let mark = paint(ui.color_out(), color, mark);
+            // What a service said is in it.
+            ui.data(format!("{mark} {:<14} {}", finding.about, text::line(&format!("{}{fix}", finding.what))))?;
+        }
+        Ok(())
     }
     /// A warning that belongs to the one before, which has the fix.
     fn note(&mut self, about: &'static str, what: impl Into<String>) {
@@ -58,26 +76,22 @@ impl Findings {
     }
 }
 
-pub async fn run(session: &Session) -> anyhow::Result<Exit> {
+pub async fn run(session: &Session, args: &DoctorArgs) -> anyhow::Result<Exit> {
     let mut found = Findings::default();
     configuration(session, &mut found);
     state(session, &mut found).await;
     machine(session, &mut found);
     isolation::look(session, &mut found).await;
+    if args.online
+        && let (Some(settings), _) = load::settings(&session.places, &REGISTRY)
+    {
+        online::look(session, &settings, session.library_if_whole().as_ref(), &mut found).await;
+    }
     let bad = found.0.iter().any(|finding| finding.level == Level::Bad);
     if session.ui.json {
         session.ui.data_json(&json!({"ok": !bad, "findings": found.0}))?;
     } else {
-        for finding in &found.0 {
-            let (mark, color) = match finding.level {
-                Level::Good => ("✓", GREEN),
-                Level::Warning => ("!", YELLOW),
-                Level::Bad => ("✗", RED),
-            };
-            let fix = finding.fix.as_ref().map(|fix| format!(" → {fix}")).unwrap_or_default();
-            let mark = paint(session.ui.color_out(), color, mark);
-            session.ui.data(format!("{mark} {:<14} {}{fix}", finding.about, finding.what))?;
-        }
+        found.print(&session.ui)?;
     }
     Ok(if bad { Exit::No } else { Exit::Done })
 }
@@ -111,6 +125,7 @@ fn configuration(session: &Session, found: &mut Findings) {
         }
     }
     models(&settings, found);
+    services(&settings, found);
     bindings(&settings, found);
     sandboxes(&settings, found);
 }
@@ -196,6 +211,24 @@ fn key_fix(secret: &SecretRef) -> String {
     }
 }
 
+/// Whether the secrets of services can be read; what they are good for is told by `--online`.
+fn services(settings: &Settings, found: &mut Findings) {
+    let services = &settings.services;
+    for (name, service) in [("github", &services.github), ("slack", &services.slack), ("sentry", &services.sentry)] {
+        let Some(service) = service.as_ref().filter(|service| !service.secrets.is_empty()) else { continue };
+        let mut readable = Vec::new();
+        for (key, secret) in &service.secrets {
+            match secret.read_all() {
+                Ok(_) => readable.push(secret.name.as_str()),
+                Err(error) => found.warn(name, format!("{key}: {error}"), key_fix(secret)),
+            }
+        }
+        if readable.len() == service.secrets.len() {
+            found.good(name, format!("{} can be read; doctor --online asks what they may do", readable.join(", ")));
+        }
+    }
+}
+
 /// Sources and sinks that profiles name.
 fn bindings(settings: &Settings, found: &mut Findings) {
     let check = |place: String, source: &SourceSettings, found: &mut Findings| {
@@ -219,6 +252,12 @@ fn bindings(settings: &Settings, found: &mut Findings) {
     };
     for (name, source) in &settings.sources {
         check(name.clone(), source, found);
+    }
+    for (name, sink) in &settings.sinks {
+        if let Some(Err(error)) = sink.secret.as_ref().map(SecretRef::read) {
+            let fix = sink.secret.as_ref().map(key_fix).unwrap_or_default();
+            found.warn("sinks", format!("{name}: {error}"), fix);
+        }
     }
     for profile in settings.profiles.values() {
         for (name, source) in &profile.sources {

@@ -8,6 +8,7 @@ mod answer;
 pub mod args;
 mod cancel;
 mod completions;
+mod connect;
 mod costs;
 mod demo;
 mod doctor;
@@ -115,7 +116,8 @@ fn dispatch(session: &Session, command: Command) -> anyhow::Result<Exit> {
         Command::Demo(args) => session.block_on(demo::run(session, args)),
         Command::Init(args) => init::run(session, &args),
         Command::New(args) => new::run(session, &args),
-        Command::Doctor => session.block_on(doctor::run(session)),
+        Command::Doctor(args) => session.block_on(doctor::run(session, &args)),
+        Command::Connect(args) => session.block_on(connect::run(session, args)),
         Command::Validate(args) => validate::run(session, &args),
         Command::Env(args) => session.block_on(env::run(session, args)),
         Command::Plan(args) => plan::run(session, &args),

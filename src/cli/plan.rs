@@ -18,6 +18,7 @@ use crate::daemon::find;
 use crate::daemon::limits::Effective;
 use crate::domain::definition::{Origin, Pipeline, StepBody};
 use crate::domain::model::Role;
+use crate::engine::bind::implied;
 use crate::engine::workshop::places;
 use crate::journal::{Reader, RunFilter};
 use crate::policy::due::CronSchedule;
@@ -351,11 +352,11 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
         }
     }
     for tool in &pipeline.tools {
-        let (value, origin, json) = source(&tool.source, settings, profile, &tool.origin);
+        let (value, origin, json) = source(&tool.source, pipeline, settings, profile, &tool.origin);
         rows.push(Row::new("bindings", &format!("{} ({})", tool.name, tool.source), value, &origin, json));
     }
     for (name, (file, line)) in names {
-        let (value, origin, json) = source(name, settings, profile, &Origin { file: file.to_owned(), line });
+        let (value, origin, json) = source(name, pipeline, settings, profile, &Origin { file: file.to_owned(), line });
         rows.push(Row::new("bindings", name, value, &origin, json));
     }
     for name in tools {
@@ -394,9 +395,26 @@ fn bindings(pipeline: &Pipeline, settings: &Settings, profile: &Profile) -> Vec<
 }
 
 /// What a source's name is bound to; `asked` is where a missing one is asked for.
-fn source(name: &str, settings: &Settings, profile: &Profile, asked: &Origin) -> (String, Origin, Value) {
+fn source(
+    name: &str,
+    pipeline: &Pipeline,
+    settings: &Settings,
+    profile: &Profile,
+    asked: &Origin,
+) -> (String, Origin, Value) {
     let found: Option<&SourceSettings> = profile.sources.get(name).or_else(|| settings.sources.get(name));
     let Some(found) = found else {
+        if let Some((_, kind)) = implied(pipeline, settings).into_iter().find(|(own, _)| *own == name) {
+            let ready = REGISTRY.source(kind).is_some_and(|kind| kind.make.is_some());
+            let value = match kind {
+                "intake" => "our own intake".to_owned(),
+                "sentry" => "Sentry's API (services.sentry)".to_owned(),
+                other => format!("services.{other}"),
+            };
+            let later = if ready { "" } else { ": cannot run in this version yet" };
+            let json = json!({"source": name, "kind": kind, "ready": ready});
+            return (format!("{value}{later}"), asked.clone(), json);
+        }
         let value = "missing: its steps end blocked".to_owned();
         return (value, asked.clone(), json!({"source": name, "ready": false}));
     };

@@ -76,6 +76,7 @@ pub fn paint(on: bool, code: &str, text: &str) -> String {
     if on && !text.is_empty() { format!("\u{1b}[{code}m{text}\u{1b}[0m") } else { text.to_owned() }
 }
 
+pub const BOLD: &str = "1";
 pub const DIM: &str = "2";
 pub const RED: &str = "31";
 pub const GREEN: &str = "32";

@@ -28,6 +28,8 @@ pub struct Service {
     credentials: Credentials,
     env: Env,
     pause: Arc<Pause>,
+    /// Sent with each call.
+    headers: Vec<(&'static str, &'static str)>,
 }
 
 /// Until when the service wants to be left alone.
@@ -76,7 +78,22 @@ impl Service {
         let pause =
             outside.shared.get_or_make::<Pause, HttpError>(&format!("pause {place}"), || Ok(Pause::default()))?;
         let credentials = Credentials::of(&outside.shared);
-        Ok(Self { base: url, auth, client: (*client).clone(), credentials, env: outside.env.clone(), pause })
+        Ok(Self {
+            base: url,
+            auth,
+            client: (*client).clone(),
+            credentials,
+            env: outside.env.clone(),
+            pause,
+            headers: Vec::new(),
+        })
+    }
+
+    /// The same, with a header that every call needs.
+    #[must_use]
+    pub fn with_header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.headers.push((name, value));
+        self
     }
 
     /// The address of `path` below the service's own, which is kept as it is: both are joined as text.
@@ -126,7 +143,8 @@ impl Service {
         let shown = url.clone();
         let signed = self.sign(credential.as_ref(), &mut url);
         let auth = Auth::Made(signed.header.as_ref(), &signed.hidden);
-        let headers = vec![("accept".into(), "application/json".into())];
+        let own = self.headers.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let headers = std::iter::once(("accept".into(), "application/json".into())).chain(own).collect();
         let call = Call { method: Method::GET, url, headers, auth, body: None, limits };
         let mut answer = self.client.send(call).await?;
         self.heed(&answer);

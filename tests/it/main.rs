@@ -12,6 +12,8 @@ mod cli;
 mod cloud;
 /// Agents at work on code: the tools under both bindings, the sandbox behind them, and what blocks a run.
 mod code_tools;
+/// What to make at a service, and what of it works.
+mod connect;
 /// A crash after every journal entry.
 mod crash;
 /// The process that holds a state directory, and others beside it.
