@@ -25,6 +25,7 @@ use crate::base::env::Env;
 use crate::base::hash::Hash;
 use crate::base::retry::{Backoff, Retry};
 use crate::base::secret::Secret;
+use crate::clients::credentials::Credentials;
 use crate::clients::http;
 use crate::ports::service::Outside;
 
@@ -128,6 +129,8 @@ struct Inner {
     wire: Wire,
     gate: Gate,
     credential: Credential,
+    /// What was refused is not sent again as it is.
+    secrets: Credentials,
     known: Mutex<Known>,
 }
 
@@ -166,19 +169,22 @@ impl GitHub {
             (_, Some(token)) => (Credential::Token(token.clone()), format!("token {token:?}")),
             (_, None) => return Err(missing("GitHub has neither a token nor an App")),
         };
+        // Before the client is made: what is shared is made one at a time.
+        let secrets = Credentials::of(&outside.shared);
         let made = outside.shared.get_or_make(&format!("github {base} {name}"), || {
-            Ok(Self::over(outside.env.clone(), Wire::new(base.clone()), credential))
+            Ok(Self::over(outside.env.clone(), secrets, Wire::new(base.clone()), credential))
         })?;
         Ok((*made).clone())
     }
 
-    fn over(env: Env, wire: Wire, credential: Credential) -> Self {
+    fn over(env: Env, secrets: Credentials, wire: Wire, credential: Credential) -> Self {
         let gate = Gate::new(env.clone());
-        Self { inner: Arc::new(Inner { env, wire, gate, credential, known: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { env, wire, gate, credential, secrets, known: Mutex::default() }) }
     }
 
     fn reach(&self) -> Reach<'_> {
-        Reach { wire: &self.inner.wire, gate: &self.inner.gate, env: &self.inner.env }
+        let Inner { wire, gate, env, secrets, .. } = &*self.inner;
+        Reach { wire, gate, env, secrets }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -245,11 +251,8 @@ impl GitHub {
                 return Err(GitHubError::Ambiguous { message: clean(&message, &token) });
             }
         };
-        match refusal(&answer, gate, route, &self.inner.credential.secret().name, &token) {
+        match self.refused(&answer, route, &token) {
             None => Ok(answer.body),
-            Some(GitHubError::Credential { message, .. }) if self.inner.credential.refused(&token) => {
-                Err(GitHubError::Unavailable { message: format!("the installation's token is not taken: {message}") })
-            }
             Some(error) => Err(error),
         }
     }
@@ -283,7 +286,7 @@ impl GitHub {
     pub async fn identity(&self) -> Result<Identity, GitHubError> {
         let now = self.inner.env.now();
         let credential = &self.inner.credential;
-        let hash = Hash::of(credential::read(credential.secret())?.expose());
+        let hash = Hash::of(self.reach().read(credential.secret())?.value().expose());
         if let Some((at, of, identity)) = &self.known().identity
             && fresh(*at, now)
             && *of == hash
@@ -335,13 +338,24 @@ impl GitHub {
         let _entered = self.inner.gate.enter().await?;
         let sent = self.inner.wire.exchange(Method::GET, route, query, &token, None).await;
         let answer = sent.map_err(|lost| unavailable(lost, &token))?;
-        match refusal(&answer, &self.inner.gate, route, &self.inner.credential.secret().name, &token) {
+        match self.refused(&answer, route, &token) {
             None => Ok(answer),
             Some(GitHubError::Ambiguous { message }) => Err(GitHubError::Unavailable { message }),
-            Some(GitHubError::Credential { message, .. }) if self.inner.credential.refused(&token) => {
-                Err(GitHubError::Unavailable { message: format!("the installation's token is not taken: {message}") })
-            }
             Some(error) => Err(error),
+        }
+    }
+
+    /// What an answer to a call with this token refuses.
+    fn refused(&self, answer: &Answer, route: &str, token: &Secret) -> Option<GitHubError> {
+        let credential = &self.inner.credential;
+        let error = refusal(answer, &self.inner.gate, route, &credential.secret().name, token)?;
+        let GitHubError::Credential { message, .. } = &error else { return Some(error) };
+        // An installation's token may have been withdrawn, and another one is to be had.
+        match credential.refused(self.reach(), token, message) {
+            true => {
+                Some(GitHubError::Unavailable { message: format!("the installation's token is not taken: {message}") })
+            }
+            false => Some(error),
         }
     }
 

@@ -25,6 +25,7 @@ use super::{GitHubError, refusal};
 use crate::base::env::Env;
 use crate::base::hash::Hash;
 use crate::base::secret::{Secret, SecretRef};
+use crate::clients::credentials::{self, CredentialError, Credentials};
 
 /// A token that ends sooner is not handed out for calls.
 const SPARE: Duration = Duration::from_secs(5 * 60);
@@ -61,7 +62,26 @@ pub(super) struct Reach<'a> {
     pub wire: &'a Wire,
     pub gate: &'a Gate,
     pub env: &'a Env,
+    pub secrets: &'a Credentials,
 }
+
+impl Reach<'_> {
+    /// The secret as it is now. Errors: `Credential` where it was refused and is the same still.
+    pub fn read(&self, secret: &SecretRef) -> Result<credentials::Credential, GitHubError> {
+        self.secrets.take(secret).map_err(|error| match error {
+            CredentialError::Refused(refusal) => {
+                GitHubError::Credential { secret: secret.name.clone(), message: refusal.message }
+            }
+            CredentialError::Secret(error) => GitHubError::Missing {
+                message: error.to_string(),
+                help: format!("give the secret `{}` its value; see `nightcrew connect github`", secret.name),
+            },
+        })
+    }
+}
+
+/// Whose secrets are refused.
+const SERVICE: &str = "GitHub";
 
 impl Credential {
     /// The secret that a person would have to replace.
@@ -80,14 +100,22 @@ impl Credential {
     /// A token that is good for at least so long.
     pub async fn token_for(&self, reach: Reach<'_>, spare: Duration) -> Result<Secret, GitHubError> {
         match self {
-            Self::Token(token) => read(token),
+            Self::Token(token) => Ok(reach.read(token)?.value().clone()),
             Self::App(app) => app.token(reach, spare).await,
         }
     }
 
     /// This token was refused. `true`: another one may be had.
-    pub fn refused(&self, token: &Secret) -> bool {
-        let Self::App(app) = self else { return false };
+    pub fn refused(&self, reach: Reach<'_>, token: &Secret, message: &str) -> bool {
+        let app = match self {
+            Self::Token(secret) => {
+                // What was sent, unless it is another one by now: then nothing was said of that.
+                let sent = reach.read(secret).ok().filter(|now| now.value() == token);
+                sent.inspect(|sent| sent.refused(SERVICE, message));
+                return false;
+            }
+            Self::App(app) => app,
+        };
         let mut kept = app.kept();
         // Somebody else may have taken a new one meanwhile.
         if kept.as_ref().is_some_and(|kept| kept.token == *token) {
@@ -95,13 +123,6 @@ impl Credential {
         }
         true
     }
-}
-
-pub(super) fn read(secret: &SecretRef) -> Result<Secret, GitHubError> {
-    secret.read().map_err(|error| GitHubError::Missing {
-        message: error.to_string(),
-        help: format!("give the secret `{}` its value; see `nightcrew connect github`", secret.name),
-    })
 }
 
 impl App {
@@ -122,8 +143,8 @@ impl App {
     }
 
     async fn token(&self, reach: Reach<'_>, spare: Duration) -> Result<Secret, GitHubError> {
-        let key = read(&self.key)?;
-        let hash = Hash::of(key.expose());
+        let key = reach.read(&self.key)?;
+        let hash = Hash::of(key.value().expose());
         if let Some(token) = self.kept_token(hash, reach.env.now(), spare) {
             return Ok(token);
         }
@@ -150,12 +171,18 @@ impl App {
 
     /// A call as the App itself, not as its installation.
     pub async fn call(&self, reach: Reach<'_>, route: &str) -> Result<Value, GitHubError> {
-        let key = read(&self.key)?;
+        let key = reach.read(&self.key)?;
         self.ask(reach, Method::GET, route, &key).await
     }
 
-    async fn ask(&self, reach: Reach<'_>, method: Method, route: &str, key: &Secret) -> Result<Value, GitHubError> {
-        let signed = self.signed(key, reach.env.now())?;
+    async fn ask(
+        &self,
+        reach: Reach<'_>,
+        method: Method,
+        route: &str,
+        key: &credentials::Credential,
+    ) -> Result<Value, GitHubError> {
+        let signed = self.signed(key.value(), reach.env.now())?;
         let _entered = reach.gate.enter().await?;
         let lost = |lost| super::unavailable(lost, &signed);
         let answer = reach.wire.exchange(method, route, "", &signed, None).await.map_err(lost)?;
@@ -166,7 +193,12 @@ impl App {
                 help: "write the installation's number under `services.github.app`: nightcrew connect github".into(),
             }),
             Some(GitHubError::Ambiguous { message }) => Err(GitHubError::Unavailable { message }),
-            Some(error) => Err(error),
+            Some(error) => {
+                if let GitHubError::Credential { message, .. } = &error {
+                    key.refused(SERVICE, message);
+                }
+                Err(error)
+            }
         }
     }
 
