@@ -27,9 +27,10 @@ use crate::config::settings::Profile;
 use crate::daemon::load::Library;
 use crate::daemon::signals::Signals;
 use crate::domain::code::TreeId;
-use crate::engine::workshop::{Source, Workshop, WorkshopSetup, places, sandbox_folder, workspace_stop};
+use crate::engine::workshop::{self, Source, Workshop, WorkshopSetup, places, sandbox_folder, workspace_stop};
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Job, Progress, SandboxError, SandboxSetup};
+use crate::ports::service::{Outside, Shared};
 use crate::sandboxes::e2b::{Options, Remote, Said};
 use crate::sinks::text;
 
@@ -196,18 +197,19 @@ impl<'a> Bench<'a> {
             environment = read(self.session, file, &own)?;
         }
         let (workshop, settings) = (self.workshop.clone(), self.library.settings.clone());
+        let outside = Outside {
+            services: Arc::new(settings.services.clone()),
+            shared: Shared::default(),
+            env: self.session.env.clone(),
+        };
+        let access = workshop::access(profile, &outside).await.map_err(no_code)?;
         let (pipeline, profile) = (one.pipeline.clone(), profile.clone());
         let looked = tokio::task::spawn_blocking(move || -> Result<(Source, TreeId), Stop> {
             let source = workshop.source(&pipeline, &settings, &profile)?;
-            let found = source.repository.fetch(&source.reference, &source.access).map_err(workspace_stop)?;
+            let found = source.repository.fetch(&source.reference, &access).map_err(workspace_stop)?;
             Ok((source, found.tree))
         });
-        let (source, base) = looked.await.context("looking up the code")?.map_err(|stop| match stop {
-            Stop::Blocked(failure) | Stop::Failed(failure) => {
-                Trouble { exit: Exit::No, message: failure.to_string(), help: failure.help }
-            }
-            stop => Trouble::new(Exit::No, stop.to_string()),
-        })?;
+        let (source, base) = looked.await.context("looking up the code")?.map_err(no_code)?;
         let session = self.session;
         session.ui.say(format!(
             "{}  {} at {}  tree {}",
@@ -304,5 +306,15 @@ impl<'a> Bench<'a> {
         }
         drop(raw);
         Ok(if well == Some(true) { Exit::Done } else { Exit::No })
+    }
+}
+
+/// Why the code cannot be had.
+fn no_code(stop: Stop) -> Trouble {
+    match stop {
+        Stop::Blocked(failure) | Stop::Failed(failure) => {
+            Trouble { exit: Exit::No, message: failure.to_string(), help: failure.help }
+        }
+        stop => Trouble::new(Exit::No, stop.to_string()),
     }
 }

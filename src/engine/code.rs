@@ -23,7 +23,7 @@ use crate::workspace::{Error, Pick, RepoPath, Repository};
 
 use super::embedded::raw;
 use super::executor::{At, Executor, Halt};
-use super::workshop::{E_REPOSITORY, Source, Workshop, workspace_stop};
+use super::workshop::{self, E_REPOSITORY, Source, Workshop, workspace_stop};
 
 /// A person must install, configure or repair something before commands can run.
 pub(super) const E_SANDBOX: &str = "E-SANDBOX";
@@ -66,11 +66,10 @@ impl Executor {
     /// The code that the run works on, as it is now.
     pub(super) async fn workspace(&self, attempt: u32) -> Result<Workspace, Stop> {
         tracing::debug!(attempt, "looking up the code");
-        self.with_source(|_, source| {
-            let found = source
-                .repository
-                .fetch(&source.reference, &source.access)
-                .map_err(|error| not_fetched(error, &source))?;
+        let access = workshop::access(&self.bound.profile, &self.bound.outside).await?;
+        self.with_source(move |_, source| {
+            let fetched = source.repository.fetch(&source.reference, &access);
+            let found = fetched.map_err(|error| not_fetched(error, &source, access.is_some()))?;
             Ok(Workspace {
                 origin: source.origin,
                 reference: source.reference,
@@ -210,7 +209,7 @@ pub(super) async fn unless_halted<T>(halt: &Halt, while_: &str, act: impl Future
 }
 
 /// Why the code could not be looked up, and what to do about it.
-fn not_fetched(error: Error, source: &Source) -> Stop {
+fn not_fetched(error: Error, source: &Source, has_credential: bool) -> Stop {
     let of_head = source.reference == "HEAD";
     let (origin, reference) = (source.repository.origin(), &source.reference);
     let (message, help) = match (&error, source.bound) {
@@ -225,9 +224,9 @@ fn not_fetched(error: Error, source: &Source) -> Stop {
             said.clone(),
             format!("`ref: {reference}` in the pipeline's `repository` must name a branch, a tag or a full commit id"),
         ),
-        (Error::Unreachable { .. }, _) if source.access.is_some() => (
+        (Error::Unreachable { .. }, _) if has_credential => (
             error.to_string(),
-            format!("check the address and that `services.github.token` may read the contents of {}", source.origin),
+            format!("check the address and that the token or App of `services.github` may read the contents of {}", source.origin),
         ),
         (Error::Unreachable { .. }, _) => (
             error.to_string(),

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::base::env::Env;
 use crate::base::scope::Scope;
-use crate::clients::git::github_header;
+use crate::clients::git;
+use crate::clients::github::{GitHub, GitHubError};
 use crate::config::settings::{Profile, Settings};
 use crate::domain::code::TreeId;
 use crate::domain::definition::{Environment, Pipeline};
@@ -16,6 +17,7 @@ use crate::domain::run::Failure;
 use crate::ports::Registry;
 use crate::ports::durable::Stop;
 use crate::ports::sandbox::{Files, Job, Listed, Places, Sandbox, SandboxSetup};
+use crate::ports::service::Outside;
 use crate::sandboxes::e2b;
 use crate::workspace::{Access, Error, Git, Origin, Repository, Worktrees};
 
@@ -56,7 +58,6 @@ pub struct Workshop {
 #[derive(Clone, Debug)]
 pub struct Source {
     pub repository: Arc<Repository>,
-    pub access: Access,
     /// `main`, or what else `ref` names.
     pub reference: String,
     /// For people.
@@ -148,8 +149,7 @@ impl Workshop {
                 made
             }
         };
-        let access = if clones { access(settings)? } else { Access::none() };
-        Ok(Source { repository, access, reference, origin: people, bound: if clones { "clone" } else { "path" } })
+        Ok(Source { repository, reference, origin: people, bound: if clones { "clone" } else { "path" } })
     }
 
     fn git(&self) -> Result<Git, Stop> {
@@ -244,20 +244,42 @@ impl Workshop {
     }
 }
 
-/// The credential for GitHub, if one is configured: without one only public repositories can be cloned.
-fn access(settings: &Settings) -> Result<Access, Stop> {
-    let Some(github) = &settings.services.github else { return Ok(Access::none()) };
-    match (github.secrets.get("token"), github.secrets.contains_key("app.key")) {
-        (Some(token), _) => github_header(token).map(Access::header).map_err(|error| {
-            let help = "see `services.github.token` and `secrets` in the configuration";
-            Stop::Blocked(Failure::new(E_REPOSITORY, error.to_string()).help(help))
-        }),
-        (None, true) => Err(Stop::Blocked(
-            Failure::new(E_REPOSITORY, "cloning as a GitHub App comes with a later version of nightcrew")
-                .help("add `token: secret:NAME` to `services.github`: a token that may read contents"),
-        )),
-        (None, false) => Ok(Access::none()),
-    }
+/// The credential with which git reads from GitHub, if the profile clones and one is configured: without one only public repositories
+/// can be cloned. An App is given a token of its installation; it goes from here into one header of one git process.
+///
+/// Errors: `Blocked` with what to do, naming the secret that is waited for.
+pub async fn access(profile: &Profile, outside: &Outside) -> Result<Access, Stop> {
+    let clones = profile.repository.as_deref() == Some("clone");
+    let service = outside.services.github.as_ref().filter(|_| clones);
+    let Some(service) = service.filter(|service| ["token", "app.key"].iter().any(|key| service.secret(key).is_some()))
+    else {
+        return Ok(Access::none());
+    };
+    let token = match GitHub::of(outside) {
+        Ok(github) => github.token().await,
+        Err(error) => Err(error),
+    };
+    let name = ["token", "app.key"].iter().find_map(|key| service.secret(key)).map_or("", |secret| &secret.name);
+    let token = token.map_err(|error| {
+        let said = Failure::new(E_REPOSITORY, error.to_string());
+        match error {
+            GitHubError::Missing { help, .. } => Stop::Blocked(said.help(help)),
+            GitHubError::Credential { secret, .. } => {
+                Stop::Blocked(said.help(format!("replace the secret `{secret}`")).waits_for(secret))
+            }
+            GitHubError::Forbidden { .. } | GitHubError::NotFound { .. } | GitHubError::Invalid { .. } => {
+                Stop::Blocked(said.help("see `services.github` in the configuration: nightcrew connect github"))
+            }
+            GitHubError::Conflict { .. }
+            | GitHubError::RateLimited { .. }
+            | GitHubError::Unavailable { .. }
+            | GitHubError::Ambiguous { .. } => Stop::Failed(said.help("nightcrew resume tries it again")),
+        }
+    })?;
+    git::github_header(name, &token).map(Access::header).map_err(|error| {
+        let help = "see `services.github` and `secrets` in the configuration";
+        Stop::Blocked(Failure::new(E_REPOSITORY, error.to_string()).help(help))
+    })
 }
 
 /// Where sandboxes are to be had.
