@@ -25,6 +25,8 @@ pub enum Cap {
     Turns,
     /// `limits.max_duration`.
     Duration,
+    /// `limits.max_open_prs`.
+    OpenDrafts,
 }
 
 impl std::fmt::Display for Cap {
@@ -37,6 +39,7 @@ impl std::fmt::Display for Cap {
             Self::DaemonMonth => "the daemon's month cap",
             Self::Turns => "the turn limit",
             Self::Duration => "the time limit",
+            Self::OpenDrafts => "the most drafts that may be open",
         })
     }
 }

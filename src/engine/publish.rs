@@ -17,6 +17,7 @@ use crate::domain::proposal::{Proposal, Proposed, PublishState, Published, Tende
 use crate::domain::run::{Effects, Failure};
 use crate::ports::durable::Stop;
 use crate::ports::publisher::{Branches, PublishError, PublisherKind, TreeChange};
+use crate::steps::{E_BASE, E_LIMITED};
 use crate::workspace::Repository;
 
 use super::embedded::{journal_broken, raw};
@@ -196,10 +197,16 @@ fn publish_stop(error: PublishError) -> Stop {
         PublishError::Unknown { .. } => Stop::Failed(
             Failure::new(E_UNKNOWN, text).help("look there by hand; `nightcrew resume` looks again before it acts"),
         ),
-        PublishError::Unavailable { message, .. } => {
+        PublishError::Unavailable { message, after: Some(_) } => {
+            Stop::Failed(Failure::new(E_LIMITED, message).help("nightcrew resume tries it again"))
+        }
+        PublishError::Unavailable { message, after: None } => {
             Stop::Failed(Failure::new(E_PUBLISH, message).help("nightcrew resume tries it again"))
         }
-        PublishError::Refused { .. } | PublishError::BaseMoved { .. } => Stop::Failed(Failure::new(E_PUBLISH, text)),
+        PublishError::BaseMoved { .. } => Stop::Failed(
+            Failure::new(E_BASE, text).help("nightcrew resume looks at the base again and repeats the proof there"),
+        ),
+        PublishError::Refused { .. } => Stop::Failed(Failure::new(E_PUBLISH, text)),
         PublishError::Write { ref source, .. } => Stop::Failed(Failure::new(E_PUBLISH, format!("{text}: {source}"))),
     }
 }

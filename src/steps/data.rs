@@ -185,6 +185,7 @@ pub fn capped(cap: Cap, message: &str) -> Failure {
         }
         Cap::Turns => failure.help("raise `max_turns` and run it anew: a run keeps the limits that it began with"),
         Cap::Duration => failure.help("`nightcrew resume ID` takes the run further; or raise `max_duration`"),
+        Cap::OpenDrafts => failure.help("merge or close one, or raise `max_open_prs`; what was found stays new"),
     }
 }
 

@@ -25,6 +25,7 @@ use crate::domain::activity::{Activity, CodeAt, CodeRequest, Difference, NewTree
 use crate::domain::code::TreeId;
 use crate::domain::entry::StepEnd;
 use crate::domain::money::Cap;
+use crate::domain::proof::{Evidence, Stage, StageKind};
 use crate::domain::sandbox::Workspace;
 use crate::expr::types::{Field, Type};
 use crate::policy::diff::DiffPolicy;
@@ -354,6 +355,51 @@ enum Followed {
     Carried(TreeId),
     /// It does not fit there. The change as it was.
     Conflict(Box<Difference>),
+}
+
+/// A proof that was repeated on the base as it is now.
+pub(super) struct Repeated {
+    pub evidence: Evidence,
+    /// `None`: as it was.
+    pub patch: Option<String>,
+}
+
+/// Numbers of looks at the base that are later than those of all attempts.
+const LATER: u32 = 1_000;
+
+/// Carries what was proved to the base as it is now, and proves it there. `call` has the options of the fix; `number` tells
+/// repetitions apart. `Err` within: why it does not hold there.
+pub(super) async fn again(
+    call: &StepCall<'_>,
+    number: u32,
+    before: &Evidence,
+) -> Result<Result<Repeated, String>, Stop> {
+    let plan = match Plan::of(call)? {
+        Planned::Fix(plan) => plan,
+        Planned::Nothing(reason) => return Ok(Err(reason)),
+    };
+    let host = host::Host { ctx: call.ctx, plan: &plan };
+    let of_base = |stage: &&Stage| matches!(stage.kind, StageKind::Base | StageKind::BaseAgain);
+    let stages = before.stages.iter().filter(of_base).cloned().collect();
+    let mut base = Base { workspace: before.base.clone(), stages };
+    let label = format!("moved-{number}/");
+    let look = LATER.saturating_add(number);
+    let tree = match follow_base(call, &host, &label, look, &mut base, &before.new_tree).await? {
+        // The same files under another commit: what was seen holds for them.
+        Followed::Stays => {
+            let evidence = Evidence { base: base.workspace, ..before.clone() };
+            return Ok(Ok(Repeated { evidence, patch: None }));
+        }
+        Followed::Carried(tree) => tree,
+        Followed::Conflict(_) => return Ok(Err("it touches lines that have changed there".into())),
+    };
+    let mut judged = Judged::default();
+    host.judge(&label, &base, &tree, &mut judged).await?;
+    let why = judged.why.first().cloned().unwrap_or_else(|| "nothing is left to change there".into());
+    Ok(match (judged.proven, judged.evidence, judged.difference) {
+        (Some(_), Some(evidence), Some(difference)) => Ok(Repeated { evidence, patch: Some(difference.patch) }),
+        _ => Err(why),
+    })
 }
 
 /// Looks up the base again; `base` is the current one afterwards, with an environment and its suite.

@@ -103,11 +103,12 @@ pub(super) async fn judge(
 /// Has a live run learn what people did with what the pipeline has published, before it judges anything: a ticket that was closed
 /// as not planned costs nothing more. What keeps it from that is told, and fails nothing.
 ///
-/// Errors: only final stops.
-pub(super) async fn tend(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Result<(), Stop> {
+/// Returns how many drafts of the pipeline are open. Errors: only final stops.
+pub(super) async fn tend(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Result<u32, Stop> {
+    let mut open = 0;
     let effects = ctx.run().effects;
     if effects != Effects::Live {
-        return Ok(());
+        return Ok(open);
     }
     let publishes = |kind: &str| {
         let is = |step: &Step| matches!(&step.body, StepBody::Kind { kind: own, .. } if own == kind);
@@ -118,12 +119,18 @@ pub(super) async fn tend(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resul
             continue;
         }
         match ctx.perform(&format!("tend-{sink}"), Activity::Tend { sink: sink.to_owned(), effects }).await {
-            Ok(tended) => tell::ended(ctx, pipeline, &tended.decode::<Tended>()?.ended).await?,
+            Ok(recorded) => {
+                let tended: Tended = recorded.decode()?;
+                if sink == "pull_requests" {
+                    open = tended.open;
+                }
+                tell::ended(ctx, pipeline, &tended.ended).await?;
+            }
             Err(stop) if stop.is_final() => return Err(stop),
             Err(stop) => ctx.note("not_tended", serde_json::json!({"reason": stop.to_string()})),
         }
     }
-    Ok(())
+    Ok(open)
 }
 
 /// Items that a step yields, and how many it leaves out.

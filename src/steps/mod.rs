@@ -75,6 +75,10 @@ pub const E_EXPIRED: &str = "E-EXPIRED";
 pub const E_CONFLICT: &str = "E-CONFLICT";
 /// The tests by which a fix is judged cannot be run, or not be read.
 pub const E_TESTS: &str = "E-TESTS";
+/// The branch that a proof is about has moved on.
+pub const E_BASE: &str = "E-BASE";
+/// A service limits how much is asked of it, for longer than a call waits.
+pub const E_LIMITED: &str = "E-LIMITED";
 /// A report could not be delivered.
 pub const E_DELIVER: &str = "E-DELIVER";
 

@@ -1,5 +1,7 @@
 //! What tickets and pull requests have in common: their identity, the proposal, and how what became of it ends a step.
 
+use std::time::Duration;
+
 use serde_json::{Map, Value, json};
 
 use crate::base::hash::Hash;
@@ -10,7 +12,7 @@ use crate::domain::proposal::{Proposal, Proposed, PublishState, Published};
 use crate::ports::durable::Stop;
 use crate::ports::step::StepCall;
 
-use super::data;
+use super::{E_LIMITED, data};
 
 /// Characters of the readable part of a key.
 const MOST_SLUG: usize = 40;
@@ -57,9 +59,29 @@ pub(super) fn slug(words: &str) -> String {
     out.trim_matches('-').to_owned()
 }
 
+/// How long is waited for a service's limit to end before it is tried again. Windows of limits are an hour at most.
+const WAITS: [Duration; 4] = [
+    Duration::from_secs(2 * 60),
+    Duration::from_secs(10 * 60),
+    Duration::from_secs(20 * 60),
+    Duration::from_secs(35 * 60),
+];
+
 /// Hands a proposal over.
 pub(super) async fn publish(
     call: &StepCall<'_>,
+    sink: &str,
+    key: String,
+    fingerprints: Vec<String>,
+    what: Proposed,
+) -> Result<Published, Stop> {
+    publish_as(call, "", sink, key, fingerprints, what).await
+}
+
+/// The same below this label. A limit of the service is waited for.
+pub(super) async fn publish_as(
+    call: &StepCall<'_>,
+    label: &str,
     sink: &str,
     key: String,
     fingerprints: Vec<String>,
@@ -78,7 +100,19 @@ pub(super) async fn publish(
         run: run.id.to_string(),
         what,
     };
-    call.ctx.perform("publish", Activity::Publish(Box::new(proposal))).await?.decode()
+    let mut waits = WAITS.iter().enumerate();
+    let mut path = format!("{label}publish");
+    loop {
+        let failure = match call.ctx.perform(&path, Activity::Publish(Box::new(proposal.clone()))).await {
+            Ok(published) => return published.decode(),
+            Err(Stop::Failed(failure)) if failure.code == E_LIMITED => failure,
+            Err(stop) => return Err(stop),
+        };
+        let Some((number, wait)) = waits.next() else { return Err(Stop::Failed(failure)) };
+        call.ctx.note("waiting", json!({"for_s": wait.as_secs(), "reason": failure.message}));
+        call.ctx.sleep(&format!("{label}limit-{}", number + 1), *wait).await?;
+        path = format!("{label}publish-{}", number + 2);
+    }
 }
 
 /// Closes the tickets of findings that are gone, where the pipeline opens any. What keeps it from that is told, and fails nothing.

@@ -7,17 +7,17 @@ use serde_json::{Map, Value};
 
 use crate::base::LocalBoxFuture;
 use crate::domain::activity::Activity;
-use crate::domain::definition::{Pipeline, StepBody};
+use crate::domain::definition::{Pipeline, Step, StepBody};
 use crate::domain::diff::DiffRules;
 use crate::domain::entry::StepEnd;
 use crate::domain::proof::Evidence;
-use crate::domain::proposal::{Proposed, PublishState, PullRequestText};
+use crate::domain::proposal::{Proposed, PublishState, Published, PullRequestText};
 use crate::domain::view::RunView;
 use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind};
 
 use super::model::mistake;
-use super::{E_DATA, data, failed, fix, publish, ticket};
+use super::{E_BASE, E_DATA, data, failed, fix, publish, ticket};
 
 pub const KIND: StepKind = StepKind {
     name: "pull_request",
@@ -41,6 +41,11 @@ pub const KIND: StepKind = StepKind {
     run: Some(run),
     example: "pull_request: {from: fix, reviewers: codeowners, expires: 14d}\n",
 };
+
+/// How often a proof is repeated because the base has moved on.
+const MOST_MOVES: u32 = 2;
+const CARRIED: &str =
+    "the base moved on after the review: the change was carried over and proved again there, but not reviewed again";
 
 /// Rule 12: only a fix that shows its failing test first can be proved, and no YAML can weaken this.
 fn check(checked: &Checked<'_>) -> Vec<KindMistake> {
@@ -121,13 +126,60 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
         evidence,
     };
     let key = publish::key(&call.pipeline.name, &fingerprints, &words);
-    let what = Proposed::PullRequest(Box::new(pr));
-    let published = publish::publish(&call, "pull_requests", key, fingerprints, what).await?;
+    let published = match hand_over(&call, from, key, fingerprints, pr).await? {
+        Ok(published) => published,
+        Err(why) => return Ok(data::skipped(why)),
+    };
     if published.state == PublishState::Refused {
         // As good as not run: a ticket may be opened instead.
         return Ok(data::skipped(published.note));
     }
     Ok(publish::end(&published, &title))
+}
+
+/// Publishes it; where the base has moved on since the proof, the proof is repeated there first. `Err` within: why it is not
+/// published.
+async fn hand_over(
+    call: &StepCall<'_>,
+    from: &str,
+    key: String,
+    fingerprints: Vec<String>,
+    mut pr: PullRequestText,
+) -> Result<Result<Published, String>, Stop> {
+    let mut label = String::new();
+    let mut moved = 0;
+    loop {
+        let (key, prints) = (key.clone(), fingerprints.clone());
+        let what = Proposed::PullRequest(Box::new(pr.clone()));
+        let failure = match publish::publish_as(call, &label, "pull_requests", key, prints, what).await {
+            Ok(published) => return Ok(Ok(published)),
+            Err(Stop::Failed(failure)) if failure.code == E_BASE => failure,
+            Err(stop) => return Err(stop),
+        };
+        moved += 1;
+        if moved > MOST_MOVES {
+            return Ok(Err(format!("{}: it moves faster than the proof can be repeated", failure.message)));
+        }
+        let Some(step) = beside(call.pipeline, call.ctx.path(), from) else {
+            return Err(failed(E_DATA, format!("`{from}` is no step that stands above")));
+        };
+        let StepBody::Kind { options, output, check, .. } = &step.body else {
+            return Err(failed(E_DATA, format!("`{from}` is no fix")));
+        };
+        let fix = StepCall { step, options, output: output.as_ref(), check: check.as_ref(), ..*call };
+        let repeated = match fix::again(&fix, moved, &pr.evidence).await? {
+            Ok(repeated) => repeated,
+            Err(why) => return Ok(Err(format!("the base has moved on, and the fix is not proved there: {why}"))),
+        };
+        if let Some(patch) = repeated.patch {
+            pr.patch = patch;
+            pr.limits.retain(|limit| limit != CARRIED);
+            pr.limits.push(CARRIED.to_owned());
+        }
+        pr.new_tree = repeated.evidence.new_tree.clone();
+        pr.evidence = repeated.evidence;
+        label = format!("moved-{moved}/");
+    }
 }
 
 fn title(fix: &Map<String, Value>, item: Option<&Map<String, Value>>) -> String {
@@ -175,17 +227,23 @@ fn is_id(id: &str) -> bool {
     !id.is_empty() && id.len() <= 40 && id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
-/// What the fix may touch: as the YAML of the step says that stands beside this one or above it.
+/// What the fix may touch.
 fn rules(pipeline: &Pipeline, path: &str, from: &str) -> Option<DiffRules> {
+    match &beside(pipeline, path, from)?.body {
+        StepBody::Kind { options, .. } => Some(fix::diff_rules(options)),
+        StepBody::Steps(_) => None,
+    }
+}
+
+/// The step of the YAML by this name that stands beside this one or above it.
+fn beside<'a>(pipeline: &'a Pipeline, path: &str, from: &str) -> Option<&'a Step> {
     let own = ticket::path_without_keys(path);
     let mut above: Vec<&str> = own.split('/').collect();
     let steps = pipeline.walk();
     while above.pop().is_some() {
         let sought: Vec<&str> = above.iter().copied().chain([from]).collect();
-        if let Some((_, step)) = steps.iter().find(|(path, _)| *path == sought)
-            && let StepBody::Kind { options, .. } = &step.body
-        {
-            return Some(fix::diff_rules(options));
+        if let Some((_, step)) = steps.iter().find(|(path, _)| *path == sought) {
+            return Some(step);
         }
     }
     None

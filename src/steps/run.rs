@@ -7,6 +7,7 @@ use serde_json::{Map, Value, json};
 
 use crate::domain::definition::{Pipeline, Step, StepBody};
 use crate::domain::entry::StepEnd;
+use crate::domain::money::Cap;
 use crate::domain::run::{Failure, Outcome};
 use crate::expr::cel::Bindings;
 use crate::ports::durable::{DurableContext, Logic, Stop};
@@ -43,9 +44,16 @@ pub async fn run_pipeline(ctx: &dyn DurableContext, pipeline: &Pipeline) -> Resu
         "run",
         json!({"id": run.id.as_str(), "started_at": run.started_at.to_string(), "nominal_at": run.nominal_at.to_string()}),
     );
-    ledger::tend(ctx, pipeline).await?;
-    let level =
-        Level { pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: run.until.as_deref() };
+    let full = full(pipeline, ledger::tend(ctx, pipeline).await?);
+    let level = Level {
+        pipeline,
+        steps: &pipeline.steps,
+        item: None,
+        work: None,
+        problems: &[],
+        until: run.until.as_deref(),
+        full: full.as_ref(),
+    };
     let ended = level.run(ctx, scope).await?;
     // A run that was to go only so far has taken nothing to its end.
     if run.until.is_none() {
@@ -87,6 +95,19 @@ pub(super) struct Level<'a> {
     /// Of the levels above.
     pub problems: &'a [(String, String, String)],
     pub until: Option<&'a str>,
+    /// What keeps anything from being spent, where something is.
+    pub full: Option<&'a Stop>,
+}
+
+/// Why the run may spend nothing: so many drafts are open already that no other could be opened.
+fn full(pipeline: &Pipeline, open: u32) -> Option<Stop> {
+    let most = pipeline.limits.max_open_prs.as_ref()?.value;
+    let opens = |step: &Step| matches!(&step.body, StepBody::Kind { kind, .. } if kind == "pull_request");
+    let is_full = open >= most && pipeline.walk().iter().any(|(_, step)| opens(step));
+    is_full.then(|| {
+        let message = format!("{open} of at most {most} drafts of this pipeline are open, so none can be added");
+        Stop::Capped { cap: Cap::OpenDrafts, message }
+    })
 }
 
 /// What became of a level.
@@ -156,6 +177,9 @@ impl Level<'_> {
             }
             // Before the first step that costs anything, so that nothing is paid for what cannot be finished.
             let costs = !closing && kind.is_none_or(|kind| !matches!(kind.name, "fetch" | "compute" | "approve"));
+            if let (Some(full), true, None, None) = (self.full, costs, &skip, &broken) {
+                broken = Some(full.clone());
+            }
             if needs > Needs::Nothing && begun.is_none() && costs && skip.is_none() && broken.is_none() {
                 match work::begin(ctx, needs).await {
                     Ok(work) => begun = Some(work),
@@ -297,7 +321,7 @@ impl Level<'_> {
                 run(call).await
             }
             StepBody::Steps(steps) => {
-                let level = Level { pipeline: self.pipeline, steps, item, work, problems, until: None };
+                let level = Level { pipeline: self.pipeline, steps, item, work, problems, until: None, full: None };
                 let ended = level.run(ctx, scope.clone()).await?;
                 Ok(child_end(ended))
             }
@@ -385,8 +409,15 @@ mod tests {
 
     fn is_declined(steps: &str, results: &[(&str, Value)]) -> bool {
         let pipeline = pipeline(steps);
-        let level =
-            Level { pipeline: &pipeline, steps: &pipeline.steps, item: None, work: None, problems: &[], until: None };
+        let level = Level {
+            pipeline: &pipeline,
+            steps: &pipeline.steps,
+            item: None,
+            work: None,
+            problems: &[],
+            until: None,
+            full: None,
+        };
         let result = |(id, value): &(&str, Value)| ((*id).to_owned(), value.as_object().unwrap().clone());
         level.is_declined(&Ended {
             results: results.iter().map(result).collect(),

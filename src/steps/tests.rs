@@ -5,6 +5,7 @@ mod evil;
 mod fix;
 mod flow;
 mod kinds;
+mod pull_request;
 mod shipped;
 mod tell;
 mod tickets;

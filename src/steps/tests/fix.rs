@@ -13,7 +13,7 @@ use crate::domain::run::Failure;
 use crate::pipeline::{StoredFiles, Surroundings, parse};
 use crate::ports::durable::Stop;
 
-const FIX: &str = "
+pub(super) const FIX: &str = "
   - id: errors
     fetch: {from: signups}
   - id: fix
@@ -30,7 +30,7 @@ const REVIEWED: &str = "
 ";
 
 /// A parser without a sign, and two tests that pass.
-fn base() -> Files {
+pub(super) fn base() -> Files {
     files(&[
         ("src/duration.rs", "parse digits\n"),
         ("tests/old.rs", "parses: src/duration.rs has digits\nis_small: src/duration.rs lacks unsafe\n"),
@@ -53,7 +53,7 @@ fn write(path: &str, text: &str) -> (String, Value) {
 }
 
 /// The honest work: a test that fails on the base, and the sign.
-fn honest() -> Says {
+pub(super) fn honest() -> Says {
     Says::Calls(vec![write("tests/sign.rs", "sign: src/duration.rs has sign\n"), fixed()])
 }
 
@@ -72,7 +72,7 @@ fn review(verdict: &str, findings: Value) -> Says {
 }
 
 /// An attempt with these calls in one turn.
-fn attempt(world: World, n: u32, calls: Says) -> World {
+pub(super) fn attempt(world: World, n: u32, calls: Says) -> World {
     world.answer(&format!("fix/attempt-{n}/turn-1"), [calls]).answer(&format!("fix/attempt-{n}/turn-2"), [done()])
 }
 
