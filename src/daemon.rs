@@ -124,8 +124,6 @@ struct Inner {
     triggers: Scope,
     /// Control socket, listener, watchers of runs.
     scope: Scope,
-    /// What adapters share: one client per service.
-    shared: Shared,
 }
 
 /// What became of a request for a run.
@@ -217,7 +215,6 @@ impl Holder {
             stopping: Arc::default(),
             triggers,
             scope,
-            shared,
         };
         let holder = Self { inner: Arc::new(inner) };
         intake::obey(&holder.inner, taken);
