@@ -197,9 +197,13 @@ impl Listener {
                         }
                     }
                     Err(error) => {
-                        // It ended before the other one stood, if one was asked for.
                         let Some(opening) = next.take() else { return End::Lost(error) };
-                        match opening.await {
+                        // It ended before the other one stood, if one was asked for.
+                        let opened = tokio::select! {
+                            opened = opening => opened,
+                            () = stop.cancelled() => return End::Stop,
+                        };
+                        match opened {
                             Ok(new) => (socket, connected_at) = (new, env.now()),
                             Err(error) => return End::Lost(error),
                         }
