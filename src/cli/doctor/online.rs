@@ -199,7 +199,7 @@ pub async fn slack(session: &Session, settings: &Settings, library: Option<&Libr
             // A service that does not list them will say so where one is missing.
             for (scope, why) in SLACK_SCOPES.iter().filter(|_| !rights.scopes.is_empty()) {
                 match rights.scopes.iter().any(|own| own == scope) {
-                    true => found.good(ABOUT, format!("{scope}")),
+                    true => found.good(ABOUT, scope.to_string()),
                     false => {
                         let fix = format!("add {scope} under OAuth & Permissions and install the app again");
                         found.bad(ABOUT, format!("{scope} is missing ({why})"), fix);
@@ -284,7 +284,7 @@ fn channels(pipeline: &Pipeline, settings: &Settings) -> BTreeSet<String> {
         let to_slack = |name: &&str| {
             settings.profiles.values().any(|p| p.sinks.get(*name).map_or(*name, String::as_str) == "slack")
         };
-        if kind == "report" && options.texts("to").iter().any(|name| to_slack(&name)) {
+        if kind == "report" && options.texts("to").iter().any(to_slack) {
             found.extend(options.text("channel").map(str::to_owned).or_else(|| owner.clone()));
         }
     }

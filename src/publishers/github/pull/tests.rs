@@ -67,7 +67,7 @@ impl Hub {
     }
 
     fn pull(&mut self, number: &str) -> Option<&mut Value> {
-        self.pulls.iter_mut().find(|pull| pull["number"].to_string() == number)
+        self.pulls.iter_mut().find(|pull| pull["number"].as_u64() == number.parse().ok())
     }
 
     fn route(&mut self, method: &str, path: &str, query: &str, body: &Value) -> Reply {
@@ -491,16 +491,14 @@ async fn what_a_person_did_counts() {
 async fn ours_that_is_open_is_brought_up_to_date() {
     let place = Place::new();
     place.send(&proposal(|_| {})).await.unwrap();
-    let old = place.hub().pulls[0]["head"]["sha"].clone();
     let better = in_run(proposal(|pr| pr.change = "Another text".into()), "r2");
     for _ in 0..2 {
         assert_eq!(place.state(&better).await, PublishState::Updated, "and the same run again");
     }
-    let hub = place.hub();
-    assert_eq!((hub.pulls.len(), hub.refs.len()), (1, 2));
-    assert!(hub.pulls[0]["body"].as_str().unwrap().contains("Another text"));
-    assert!(hub.pulls[0]["draft"] == true && hub.pulls[0]["labels"][0]["name"] == "bug");
-    drop((hub, old));
+    let pulls = place.pulls();
+    assert_eq!((pulls.len(), place.refs().len()), (1, 2));
+    assert!(pulls[0]["body"].as_str().unwrap().contains("Another text"));
+    assert!(pulls[0]["draft"] == true && pulls[0]["labels"][0]["name"] == "bug");
     // A branch by our name that somebody else made.
     let place = Place::new();
     let sha = "d".repeat(40);
