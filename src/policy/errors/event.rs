@@ -563,3 +563,7 @@ const FOREIGN: &[&str] = &[
     "<frozen ",
     "vendor/bundle/",
 ];
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;
