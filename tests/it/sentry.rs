@@ -4,6 +4,8 @@
 mod client;
 #[path = "sentry/crew.rs"]
 mod crew;
+#[path = "sentry/notes.rs"]
+mod notes;
 #[path = "sentry/served.rs"]
 mod served;
 #[path = "sentry/trigger.rs"]
