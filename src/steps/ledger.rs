@@ -251,7 +251,7 @@ fn account(accounts: &mut Vec<Account>, source: String) -> &mut Account {
 }
 
 /// The items of a gathering step with the source that the ledger keeps them under.
-fn gathered<'a>(step: &Step, result: &'a Map<String, Value>, field: &str) -> Vec<(String, &'a Value)> {
+pub(super) fn gathered<'a>(step: &Step, result: &'a Map<String, Value>, field: &str) -> Vec<(String, &'a Value)> {
     let StepBody::Kind { kind, .. } = &step.body else { return Vec::new() };
     let items = result.get(field).and_then(Value::as_array).into_iter().flatten();
     let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();

@@ -18,6 +18,7 @@ mod publish;
 mod pull_request;
 mod report;
 mod report_body;
+mod report_findings;
 mod report_items;
 mod review;
 mod run;

@@ -12,7 +12,7 @@ use crate::expr::types::{Field, Type};
 use crate::ports::durable::Stop;
 use crate::ports::step::{Checked, KindMistake, Opt, OptType, StepCall, StepKind};
 
-use super::{E_DELIVER, data, model, report_body};
+use super::{E_DELIVER, data, model, report_body, report_findings};
 
 const CHART: &[Opt] = &[
     Opt { name: "of", ty: OptType::StepId, required: true, doc: "a `compute` step" },
@@ -109,13 +109,18 @@ async fn go(call: StepCall<'_>) -> Result<StepEnd, Stop> {
     let channel =
         options.text("channel").map(str::to_owned).or(call.pipeline.owner.as_ref().map(|owner| owner.channel.clone()));
     let path = call.ctx.path();
+    let thread = match (quiet, when_quiet, options.text("thread")) {
+        (true, "edit", _) => Thread::Quiet,
+        (_, _, Some("per_finding")) => Thread::PerFinding,
+        _ => Thread::PerRun,
+    };
     let deliveries = sinks.iter().map(|sink| {
         let delivery = Delivery {
             sink: (*sink).to_owned(),
             channel: channel.clone(),
             report: Box::new(report.clone()),
             key: format!("{}/{path}/{sink}", call.ctx.run().id),
-            thread: Thread::default(),
+            thread,
         };
         (format!("deliver-{sink}"), Activity::Deliver(delivery))
     });
@@ -180,6 +185,7 @@ async fn report(
     blocks.extend(body.blocks);
     let chart = options_chart(call).and_then(|(of, days)| report_body::chart(of, call.scope.get(of)?, days));
     let now = call.ctx.now().await?;
+    let names: Vec<String> = from.iter().map(|datum| datum.label.clone()).collect();
     Ok(Report {
         pipeline: call.pipeline.name.clone(),
         run: run.id.to_string(),
@@ -192,7 +198,7 @@ async fn report(
         blocks,
         chart,
         footer: footer(call, missing, view, now.duration_since(run.started_at).as_secs_f64()),
-        findings: Vec::new(),
+        findings: report_findings::of(&names, &call.pipeline.steps, call.scope, run),
         question: None,
     })
 }

@@ -191,8 +191,15 @@ fn preview(report: &Report) -> Option<String> {
         _ => None,
     });
     let would: Vec<&Link> = of_blocks.flatten().filter(|link| link.preview).collect();
+    let of_state = |state: &str| report.findings.iter().filter(|found| found.state == state).count();
+    // A link of the body does not always say what it would have led to; a finding does.
     let drafts = would.iter().filter(|link| link.title.starts_with("Draft pull request")).count();
-    let counts = [(drafts, "draft PR"), (would.len() - drafts, "ticket")];
+    let tickets = would.len() - drafts;
+    let (drafts, tickets) = match (of_state("would_draft"), of_state("would_ticket")) {
+        (0, 0) => (drafts, tickets),
+        of_findings => of_findings,
+    };
+    let counts = [(drafts, "draft PR"), (tickets, "ticket")];
     let counts = counts.iter().filter(|(n, _)| *n > 0).map(|(n, what)| text::counted(*n as u64, what));
     let counts = counts.collect::<Vec<_>>().join(" and ");
     Some(match counts.is_empty() {
