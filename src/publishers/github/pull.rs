@@ -9,7 +9,7 @@ mod ci;
 mod desk;
 mod marker;
 mod objects;
-mod owners;
+pub(super) mod owners;
 mod text;
 #[cfg(test)]
 mod tests;

@@ -5,13 +5,13 @@
 use globset::{Glob, GlobBuilder, GlobMatcher};
 
 /// Where GitHub looks, the first that is there counts.
-pub(super) const PLACES: [&str; 3] = [".github/CODEOWNERS", "CODEOWNERS", "docs/CODEOWNERS"];
+pub(in crate::publishers::github) const PLACES: [&str; 3] = [".github/CODEOWNERS", "CODEOWNERS", "docs/CODEOWNERS"];
 /// People who are asked at most.
 pub(super) const MOST: usize = 10;
 
 /// Whom to ask.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Reviewers {
+pub(in crate::publishers::github) struct Reviewers {
     /// Logins.
     pub users: Vec<String>,
     /// Teams of the owner, without its name.
@@ -52,7 +52,10 @@ impl Reviewers {
 }
 
 /// The owners of these files: for each the last line that fits it.
-pub(super) fn owners<'a>(codeowners: &str, files: impl IntoIterator<Item = &'a str>) -> Reviewers {
+pub(in crate::publishers::github) fn owners<'a>(
+    codeowners: &str,
+    files: impl IntoIterator<Item = &'a str>,
+) -> Reviewers {
     let rules: Vec<(Vec<GlobMatcher>, Vec<&str>)> = codeowners.lines().filter_map(rule).collect();
     let mut found = Reviewers::default();
     for file in files {
