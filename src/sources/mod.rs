@@ -4,6 +4,7 @@
 //! anything. The step that fetches does.
 
 mod files;
+mod github;
 mod glob;
 mod http;
 mod intake;
@@ -16,5 +17,13 @@ mod sqlite;
 
 use crate::ports::source::SourceKind;
 
-pub const ALL: &[SourceKind] =
-    &[sqlite::KIND, http::KIND, files::KIND, intake::KIND, postgres::KIND, prometheus::KIND, sentry::KIND];
+pub const ALL: &[SourceKind] = &[
+    sqlite::KIND,
+    http::KIND,
+    files::KIND,
+    intake::KIND,
+    postgres::KIND,
+    prometheus::KIND,
+    sentry::KIND,
+    github::KIND,
+];
