@@ -75,6 +75,8 @@ mod slack;
 mod services;
 /// Sources over the samples that ship.
 mod sources;
+/// Tickets as issues on a stand-in of GitHub, and the ledger that hears of them.
+mod tickets;
 /// What goes wrong around the process, and what a person is told.
 mod trouble;
 /// A state directory, an engine and a scripted model, for tests of whole runs.
