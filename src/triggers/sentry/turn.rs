@@ -16,7 +16,9 @@ use crate::base::env::Env;
 use crate::clients::sentry::SentryError;
 use crate::domain::finding::{Seen, Standing};
 use crate::journal::{self, ErrorClaimed, WaitingError};
+use crate::policy::errors::group::row_of;
 use crate::policy::errors::rest;
+use crate::ports::source::ErrorShelf as _;
 use crate::sources::sentry as source;
 
 /// So many are decided before the next look.
@@ -124,6 +126,11 @@ impl Loop {
             && let Asked::Done = self.complete(&mut waiting, watch, now).await?
         {
             return Ok(());
+        }
+        // What came while it waited counts, also for the pipeline's `keep`: it was told of when it was first seen.
+        match journal.reader().group(&watch.project, &waiting.key) {
+            Ok(group) => waiting.item = group.as_ref().map_or(waiting.item, row_of),
+            Err(error) => tracing::warn!(key = waiting.key, error, "a run begins with what was told of its error"),
         }
         let seen = sighting(&waiting.key, &waiting.item, waiting.seen_at);
         let fired = (self.fire)(waiting.clone(), seen, watch.when.clone()).await?;
