@@ -30,6 +30,8 @@ mod env;
 mod fakes;
 /// What pipelines remember of errors: only what is new costs anything.
 mod findings;
+/// Published runs over stand-ins of the services: once, whatever dies and whatever breaks.
+mod exactly_once;
 /// A fix over real trees, down to the branch that comes of it.
 mod fix;
 /// Patches that are honest, and patches that only look so, before the real judge.
