@@ -25,9 +25,12 @@ import threading
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 FAILED = []
+COUNTED = 0
 
 
 def check(what, holds, seen=""):
+    global COUNTED
+    COUNTED += 1
     print(f"  {'ok  ' if holds else 'FAIL'} {what}" + ("" if holds else f"\n       {str(seen)[-3000:]}"), flush=True)
     if not holds:
         FAILED.append(what)
