@@ -27,6 +27,7 @@ mod server;
 mod startup;
 mod table;
 mod turns;
+mod webhooks;
 mod world;
 
 use table::Line;
@@ -56,6 +57,7 @@ const GROUPS: &[Group] = &[
     ("resume", startup::resume),
     ("prompt", prompt::prompt),
     ("schedules", schedules::schedules),
+    ("webhooks", webhooks::webhooks),
     ("isolation", sandboxes::start),
     ("sandboxd", sandboxd::sandboxes),
     ("search", search::search),
