@@ -82,6 +82,8 @@ fn tell(inner: &Arc<Inner>, mut news: mpsc::Receiver<Vec<ErrorStanding>>) {
         // What an earlier process had on disk and did not tell.
         let left = teller.look(env.now()).await;
         teller.hear(left, env.now()).await;
+        // Of its own pace, however many news there are.
+        let mut due = env.clock.sleep(LOOK);
         loop {
             let mut batches = Vec::new();
             let found = tokio::select! {
@@ -90,7 +92,10 @@ fn tell(inner: &Arc<Inner>, mut news: mpsc::Receiver<Vec<ErrorStanding>>) {
                     0 => return,
                     _ => batches.into_iter().flatten().collect(),
                 },
-                () = env.clock.sleep(LOOK) => teller.look(env.now()).await,
+                () = &mut due => {
+                    due = env.clock.sleep(LOOK);
+                    teller.look(env.now()).await
+                }
             };
             teller.hear(found, env.now()).await;
         }

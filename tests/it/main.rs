@@ -40,6 +40,8 @@ mod gaming;
 mod golden;
 /// Rules about the code itself.
 mod house;
+/// Errors sent to the real daemon as SDKs send them.
+mod intake;
 /// Commands that try to get out of their sandbox, under every tier that this machine has.
 mod isolation;
 /// Work on code that is blocked, capped, cancelled, stopped or killed, and goes on.
