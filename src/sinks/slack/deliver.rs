@@ -15,6 +15,7 @@ use crate::base::hash::Hash;
 use crate::clients::slack::{Channel, NewMessage, Posted, Slack, SlackError, Upload};
 use crate::domain::activity::{Delivery, Receipt, Thread};
 use crate::domain::report::ReportFinding;
+use crate::domain::run::Effects;
 use crate::ports::service::Outside;
 use crate::ports::sink::{Earlier, SinkError};
 use crate::sinks::{chart_png, text};
@@ -122,8 +123,13 @@ impl<'a> Place<'a> {
         let known = self.look(None, self.since(FINDING_BACK)).await?;
         let mut first: Option<There> = None;
         for found in &report.findings {
-            let key = format!("{}/{}", report.pipeline, found.fingerprint);
-            let key = if key.len() > 300 { format!("{}/{}", report.pipeline, Hash::of(&key)) } else { key };
+            // What a preview would have done is told beside what was done, never in its place.
+            let owner = match report.effects {
+                Effects::Live => report.pipeline.clone(),
+                Effects::Preview => format!("{}/preview", report.pipeline),
+            };
+            let key = format!("{owner}/{}", found.fingerprint);
+            let key = if key.len() > 300 { format!("{owner}/{}", Hash::of(&key)) } else { key };
             let message = message::finding(report, found, hosts);
             let mut piece = Piece::new(FINDING, key.clone(), &message);
             let before = find(&known, FINDING, &key).and_then(|posted| posted.metadata.as_ref()).map(|(_, told)| told);
