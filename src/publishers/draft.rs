@@ -393,11 +393,17 @@ pub(super) fn commit_message(proposal: &Proposal, pr: &PullRequestText, title: &
 /// One line that rings nobody and closes nothing wherever the commit may be pushed: there is no escape in a commit's message.
 pub(super) fn plain(found: &str) -> String {
     let mut out = String::new();
-    let mut chars = text::line(found).chars().collect::<Vec<_>>().into_iter().peekable();
-    while let Some(c) = chars.next() {
+    let line = text::line(found);
+    for (at, c) in line.char_indices() {
+        let (before, after) = (line.get(..at).unwrap_or_default(), line.get(at + c.len_utf8()..).unwrap_or_default());
+        let number = after.starts_with(|c: char| c.is_ascii_digit());
         match c {
             '@' => out.push_str("(at)"),
-            '#' if chars.peek().is_some_and(char::is_ascii_digit) => out.push_str("no. "),
+            '#' if number => out.push_str("no. "),
+            // `GH-12` is GitHub's other way to write it.
+            '-' if number && before.to_ascii_lowercase().ends_with("gh") => out.push(' '),
+            // An address that is no link any more.
+            ':' if after.starts_with("//") => out.push_str(": "),
             c => out.push(c),
         }
     }

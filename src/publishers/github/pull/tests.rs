@@ -581,7 +581,7 @@ async fn evil_texts_stay_text() {
     let (body, title) = (hub.pulls[0]["body"].as_str().unwrap(), hub.pulls[0]["title"].as_str().unwrap());
     assert!(!title.contains(['@', '#', '\u{202e}']), "{title}");
     let message = hub.commits[hub.pulls[0]["head"]["sha"].as_str().unwrap()]["message"].as_str().unwrap();
-    assert!(!message.contains(['@', '#', '\u{202e}']), "{message}");
+    assert!(["@", "#1", "://", "GH-12", "\u{202e}"].iter().all(|active| !message.contains(active)), "{message}");
     assert_eq!(body.matches("<!--").count(), 1, "{body}");
     assert!(!body.contains("<img") && !body.contains("\n# head") && !body.contains('\u{202e}'), "{body}");
     // What a reader's program would act upon stands in code spans alone.
@@ -593,4 +593,23 @@ async fn evil_texts_stay_text() {
         assert!(inert, "{active}: {outside}");
     }
     assert_eq!(Marker::find(body).unwrap().key, sent.key);
+}
+
+/// `SHOW_DRAFT=FILE`: writes a body there, to be looked at.
+#[tokio::test]
+async fn a_body_reads_as_a_person_would_want_it() {
+    let place = Place::new();
+    place.send(&proposal(|_| {})).await.unwrap();
+    let pulls = place.pulls();
+    let body = pulls[0]["body"].as_str().unwrap();
+    if let Some(file) = crate::base::env::process_variable("SHOW_DRAFT") {
+        std::fs::write(file, body).unwrap();
+    }
+    let heads: Vec<&str> = body.lines().filter(|line| line.starts_with("## ")).collect();
+    assert_eq!(heads, ["## What was wrong", "## What changes", "## Proof", "## Review", "## Limits"]);
+    assert!(body.contains("| the new test on the base: red | `cargo test --offline` | exit 101"), "{body}");
+    assert!(
+        body.contains("- to stop it: close this pull request. If nobody looks at it, it is closed after 2026-12-03."),
+        "{body}"
+    );
 }
