@@ -125,10 +125,11 @@ fn told(name: &str, error: SentryError) -> SourceError {
     let (name, message) = (name.to_owned(), error.to_string());
     match error {
         SentryError::Missing { message, help } => SourceError::Missing { name, message, help },
-        SentryError::Credential { secret, .. } => SourceError::Missing {
+        SentryError::Credential { secret, message } => SourceError::Credential {
             name,
-            message,
             help: format!("put a valid token into the secret `{secret}`: nightcrew connect sentry"),
+            secret,
+            message,
         },
         SentryError::Forbidden { scope, .. } => SourceError::Missing {
             name,

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use serde_json::{Value, json};
 
+use crate::fakes::slack::{self, Members, Slack};
 use crate::project::{Process, Project};
 
 const OLD: &str = "shop-canary-old-5d1f0c7b2a94";
@@ -161,4 +162,41 @@ fn a_sink_is_known_by_its_name_wherever_it_is_named() {
     let mistakes = project.run(&["validate"]).ends(1);
     let said = format!("{}{}", mistakes.out, mistakes.err);
     assert!(said.contains("unknown sink `note`") && said.contains("did you mean `notes`?"), "{said}");
+}
+
+#[test]
+fn people_are_told_in_slack_once_for_each_content_also_after_a_restart() {
+    let (shop, desk) = (Shop::start(), Slack::start());
+    desk.channel("ops", Members::WithBot);
+    let project = project(&shop);
+    project.write("config/slack.token", slack::TOKEN);
+    let config = std::fs::read_to_string(project.path("config/nightcrew.yaml")).unwrap();
+    let config = config.replace("{SHOP: {file: shop.key}}", "{SHOP: {file: shop.key}, SLACK: {file: slack.token}}");
+    project.write(
+        "config/nightcrew.yaml",
+        &format!(
+            "{config}services: {{slack: {{api_url: \"{}\", bot_token: secret:SLACK}}}}\n\
+             notify: {{digest: {{channel: ops, at: \"08:30\", timezone: UTC}}}}\n\
+             profiles: {{local: {{sinks: {{slack: slack}}}}}}\n",
+            desk.api()
+        ),
+    );
+    let told = || desk.messages("ops").len();
+    let daemon = serve(&project);
+    project.run(&["run", "orders"]).ends(1);
+    project.until("the message", || (told() == 1).then_some(()));
+    let message = desk.messages("ops").remove(0);
+    let text = format!("{} {}", message.text, json!(message.blocks));
+    assert!(
+        text.contains("The secret SHOP is refused by source shop") && text.contains("go on by themselves"),
+        "{text}"
+    );
+    assert!(!text.contains(OLD), "{text}");
+    daemon.kill();
+    let _daemon = serve(&project);
+    project.run(&["run", "sales"]).ends(1);
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(told(), 1, "the same content is told once");
+    project.write("config/shop.key", "shop-canary-third-2c4e6a8b0d1f");
+    project.until("the second content", || (told() == 2).then_some(()));
 }
