@@ -89,7 +89,7 @@ struct Guide {
 
 impl Guide {
     fn text(&self, color: bool) -> String {
-        let mut parts = vec![paint(color, BOLD, &format!("Connect {}", self.name))];
+        let mut parts = vec![format!("{}\n", paint(color, BOLD, &format!("Connect {}", self.name)))];
         parts.push(self.steps.iter().enumerate().map(|(n, step)| format!("{}. {step}\n", n + 1)).collect());
         for (title, block) in &self.blocks {
             parts.push(format!("{}\n\n{block}", paint(color, BOLD, title)));

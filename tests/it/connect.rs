@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::fakes::github::{self, GitHub};
 use crate::fakes::slack::{self, Members, Slack};
-use crate::project::Project;
+use crate::project::{ASK, Project};
 
 /// Works on private code, and tells two channels of it.
 const CODE: &str = "\
@@ -116,7 +116,7 @@ fn each_service_is_asked_and_each_fault_has_its_fix() {
 
 #[test]
 fn what_to_make_at_a_service_is_printed_without_anything_being_configured() {
-    let project = Project::new(&[], None);
+    let project = Project::new(&[("ask", ASK)], None);
     for (service, words) in [
         ("slack", ["From a manifest", "\"socket_mode_enabled\": true", "/invite @nightcrew"]),
         ("github", ["fine-grained token", "pull_requests: write", "secret:GITHUB"]),
@@ -153,7 +153,7 @@ fn what_to_make_at_a_service_is_printed_without_anything_being_configured() {
     for service in ["slack", "github", "sentry"] {
         let answer = project.run(&["--json", "connect", service]).json();
         let text = format!("version: 1\n{}", answer["configuration"].as_str().unwrap());
-        project.write("written.yaml", &text);
-        project.run(&["--config", "written.yaml", "validate"]).ends(0);
+        project.write("config/written.yaml", &text);
+        project.run(&["--config", "config/written.yaml", "validate"]).ends(0);
     }
 }

@@ -97,12 +97,8 @@ pub async fn github(session: &Session, settings: &Settings, library: Option<&Lib
             }
         }
         Ok(scopes) => {
-            let wide: Vec<&String> = scopes.iter().filter(|scope| *scope != "repo").collect();
-            if !wide.is_empty() || !scopes.iter().any(|scope| scope == "repo") {
-                let list = scopes.join(", ");
-                let fix = "a fine-grained token needs less: nightcrew connect github";
-                found.warn(ABOUT, format!("a classic token with {list}"), fix);
-            }
+            let what = format!("a classic token ({}), for every repository of its owner", scopes.join(", "));
+            found.warn(ABOUT, what, "a fine-grained token for these repositories alone: nightcrew connect github");
         }
     }
     let mut named: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
