@@ -1,5 +1,5 @@
 //! The figures of the design (turn overhead, concurrency, cold start, memory, activity records, resuming, prompts, schedules,
-//! sandboxes, search), measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or
+//! intake of errors, sandboxes, search), measured beside the least that the same work takes on this machine, in one run: `cargo bench`, or
 //! `cargo bench -- turn records`.
 //!
 //! It says what is, not whether that is good: a shared machine is noisy, so look at the ratios and at several runs. Every
@@ -17,6 +17,7 @@ mod bare;
 /// The model of the tests, which counts tokens and keeps a prompt cache as the API does.
 #[path = "../tests/it/fakes/model.rs"]
 mod checked;
+mod intake;
 mod prompt;
 mod records;
 mod sandboxd;
@@ -58,6 +59,7 @@ const GROUPS: &[Group] = &[
     ("prompt", prompt::prompt),
     ("schedules", schedules::schedules),
     ("webhooks", webhooks::webhooks),
+    ("intake", intake::intake),
     ("isolation", sandboxes::start),
     ("sandboxd", sandboxd::sandboxes),
     ("search", search::search),
