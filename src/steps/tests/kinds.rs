@@ -281,6 +281,31 @@ fn a_question_is_put_where_people_are_and_its_message_says_how_it_was_answered()
 }
 
 #[test]
+fn a_question_is_put_and_closed_once_wherever_its_run_is_killed() {
+    let pipeline = pipeline(&APPROVE.replace("WORD", "skip"));
+    let world = || {
+        let world = World::new().rows(json!([{"a": 1}])).model(|_, _| says(json!({"text": "went"})));
+        std::rc::Rc::new(world.signal("ok:approve", json!({"approved": true})))
+    };
+    let whole = world().begin(&pipeline);
+    let mut survived = 0;
+    for lives in 0.. {
+        let world = world();
+        world.lives.set(lives);
+        if world.clone().begin(&pipeline).end.is_ok() {
+            break;
+        }
+        world.lives.set(usize::MAX);
+        let second = world.begin(&pipeline);
+        assert_eq!(second.end, whole.end, "killed after {lives}");
+        assert_eq!(second.paths("deliver"), ["ok/ask", "ok/answered"], "killed after {lives}");
+        assert_eq!(second.result("ok")["approved"], true, "killed after {lives}");
+        survived += 1;
+    }
+    assert!(survived >= 6, "{survived}");
+}
+
+#[test]
 fn a_question_that_cannot_be_delivered_waits_all_the_same_and_the_run_says_so() {
     let world = World::new().rows(json!([{"a": 1}])).model(|_, _| says(json!({"text": "went"})));
     let refused = || Stop::Blocked(Failure::new("E-SINK", "no token").help("give it one"));
