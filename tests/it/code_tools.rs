@@ -626,13 +626,9 @@ async fn a_clone_is_made_with_the_token_which_stands_nowhere() {
     }
     // A token that is refused, and one that is not there.
     for (content, message, help) in [
-        (
-            Some("other"),
-            "fetching `main` from http://127.0.0.1",
-            "`services.github.token` may read the contents of acme/api",
-        ),
-        (Some("two words"), "secret `GITHUB` holds characters that a token does not have", "`services.github.token`"),
-        (None, "secret `GITHUB`: cannot read", "`services.github.token`"),
+        (Some("other"), "fetching `main` from http://127.0.0.1", "`services.github` may read the contents of acme/api"),
+        (Some("two words"), "secret `GITHUB` holds characters that a token does not have", "`services.github`"),
+        (None, "secret `GITHUB`: cannot read", "connect github"),
     ] {
         match content {
             Some(content) => std::fs::write(&token, content).unwrap(),

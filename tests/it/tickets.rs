@@ -10,6 +10,7 @@ use nightcrew::base::BoxFuture;
 use nightcrew::base::clock::{Clock, Timestamp};
 use nightcrew::base::env::Env;
 use nightcrew::base::secret::{SecretRef, SecretSource};
+use nightcrew::clients::credentials::Credentials;
 use nightcrew::domain::activity::Rows;
 use nightcrew::domain::finding::{FindingLine, FindingState, TieKind, TieState};
 use nightcrew::domain::proposal::{Proposal, Proposed, PublishState, Published, TicketFinding, TicketText, WorkEnd};
@@ -649,6 +650,11 @@ async fn what_keeps_a_ticket_from_being_opened_is_said_with_its_fix() {
     let error = bench.publisher().publish(&ticket(&["b"], "r1"), Earlier::None).await.unwrap_err();
     assert!(matches!(&error, PublishError::Credential { secret, .. } if secret == "GITHUB"), "{error:?}");
     bench.hub.accept(TOKEN, LOGIN);
+    // As it is it is not sent again until a person asks for that.
+    let before = bench.hub.changed();
+    let error = bench.publisher().publish(&ticket(&["b"], "r1"), Earlier::None).await.unwrap_err();
+    assert!(matches!(&error, PublishError::Credential { .. }) && bench.hub.changed() == before, "{error:?}");
+    assert!(Credentials::of(&bench.outside.shared).lift("GITHUB"));
     assert_eq!(bench.state(&ticket(&["b"], "r1")).await, PublishState::Opened);
     // Who cannot be assigned keeps nothing from being told.
     let bench = Bench::new();

@@ -287,10 +287,15 @@ impl<'a> Place<'a> {
             bytes: png.bytes,
         };
         let mut why = String::new();
-        for _ in 0..TRIES {
+        for tried in 1.. {
             match self.slack.upload(&file).await {
                 Ok(_) => return Ok(()),
                 Err(SlackError::Ambiguous { message }) => why = message,
+                // The bytes did not get there, and nothing shows yet.
+                Err(SlackError::Unavailable { after: None, .. }) if tried < TRIES => {
+                    self.env.clock.sleep(SETTLE).await;
+                    continue;
+                }
                 Err(error) => return Err(failed(error, &self.channel.name)),
             }
             self.env.clock.sleep(SETTLE).await;
@@ -298,6 +303,9 @@ impl<'a> Place<'a> {
             let known = looked.map_err(|error| SinkError::Unknown { message: format!("{why}, then {error}") })?;
             if is_there(&known) {
                 return Ok(());
+            }
+            if tried >= TRIES {
+                break;
             }
         }
         Err(SinkError::Unknown { message: why })

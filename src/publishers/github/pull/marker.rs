@@ -46,6 +46,11 @@ impl Marker {
             match c {
                 '<' | '>' | '&' | '@' | '#' => out.push_str(&format!("\\u{:04x}", u32::from(c))),
                 '-' if before == '-' => out.push_str("\\u002d"),
+                // What cannot be seen is not there unseen.
+                c if !c.is_ascii() => {
+                    let mut units = [0; 2];
+                    c.encode_utf16(&mut units).iter().for_each(|unit| out.push_str(&format!("\\u{unit:04x}")));
+                }
                 c => out.push(c),
             }
             before = c;
