@@ -306,6 +306,23 @@ async fn each_finding_has_one_message_that_is_edited_and_a_reply_rings_when_a_pe
 }
 
 #[tokio::test]
+async fn what_a_preview_tells_stands_beside_what_was_done() {
+    let stand = Stand::new();
+    let of = |run: &str, effects, state: &str| {
+        let mut delivery = findings(run, vec![finding("a", state)]);
+        delivery.report.effects = effects;
+        delivery
+    };
+    stand.deliver(&of("r1", Effects::Live, "draft")).await.unwrap();
+    let done = stand.slack.top("api-oncall")[0].clone();
+    stand.deliver(&of("r2", Effects::Preview, "would_draft")).await.unwrap();
+    stand.deliver(&of("r3", Effects::Preview, "would_draft")).await.unwrap();
+    let top = stand.slack.top("api-oncall");
+    assert_eq!(top.len(), 2, "one each, however often");
+    assert!(top.iter().any(|message| message.ts == done.ts && message.text == done.text), "{top:#?}");
+}
+
+#[tokio::test]
 async fn problems_of_a_run_stand_beside_its_findings_and_a_report_without_any_is_one_message() {
     let stand = Stand::new();
     let mut given = findings("01RUN1", vec![finding("a", "ticket")]);
