@@ -1,4 +1,5 @@
-//! Sinks that are part of the dialect and cannot deliver yet: a file may name them, a profile binds them to another.
+//! Words of the dialect that are places for tickets and pull requests (`publishers/`) and none for reports: named by `report.to`, they
+//! are refused with what to write instead.
 
 use crate::ports::sink::SinkKind;
 
