@@ -26,7 +26,7 @@ use crate::base::hash::Hash;
 use crate::base::retry::{Backoff, Retry};
 use crate::base::secret::Secret;
 use crate::clients::credentials::Credentials;
-use crate::clients::http;
+use crate::clients::{http, link};
 use crate::ports::service::Outside;
 
 use credential::{App, Credential, Reach};
@@ -445,11 +445,8 @@ fn elements(body: Value) -> Option<Vec<Value>> {
 }
 
 /// The query of the link to the next page. Only that is taken: the route stays ours.
-fn next_query(link: &str) -> Option<String> {
-    let next = link.split(',').find(|part| part.split(';').skip(1).any(|rel| rel.trim() == "rel=\"next\""))?;
-    let address = next.split(';').next()?.trim().strip_prefix('<')?.strip_suffix('>')?;
-    let url = Url::parse(address).ok()?;
-    url.query().map(str::to_owned)
+fn next_query(header: &str) -> Option<String> {
+    Url::parse(link::next(header)?.target).ok()?.query().map(str::to_owned)
 }
 
 fn unavailable(lost: Lost, sent: &Secret) -> GitHubError {

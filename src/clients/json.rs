@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::credentials::{Credential, CredentialError, Credentials};
 use super::http::{Answer, Auth, Call, Client, HttpError, Limits, origin, parse_url};
+use super::link;
 use crate::base::base64::base64;
 use crate::base::env::Env;
 use crate::base::secret::Secret;
@@ -259,46 +260,10 @@ struct Signed {
     hidden: Vec<Secret>,
 }
 
-/// The target of the first link with `rel="next"`, unless it says that it has no results (as Sentry's do).
-///
-/// Source: <https://www.rfc-editor.org/rfc/rfc8288#section-3>.
+/// The target of the next page, unless the link says that it has no results (as Sentry's do).
 fn next_link(header: &str) -> Option<String> {
-    let mut rest = header;
-    while let Some((_, after)) = rest.split_once('<') {
-        let (target, after) = after.split_once('>')?;
-        let (mut is_next, mut empty) = (false, false);
-        let mut at = after;
-        // Parameters end at a comma that is not within quotes.
-        loop {
-            at = at.trim_start();
-            let Some(param) = at.strip_prefix(';') else { break };
-            let (name, value, left) = parameter(param);
-            match name.to_ascii_lowercase().as_str() {
-                "rel" => is_next |= value.split_ascii_whitespace().any(|word| word.eq_ignore_ascii_case("next")),
-                "results" => empty = value == "false",
-                _ => {}
-            }
-            at = left;
-        }
-        if is_next {
-            return (!empty).then(|| target.trim().to_owned());
-        }
-        rest = at;
-    }
-    None
-}
-
-/// `name="value"` or `name=value` or `name`, and what follows.
-fn parameter(text: &str) -> (&str, &str, &str) {
-    let end = text.find(['=', ';', ',']).unwrap_or(text.len());
-    let (name, rest) = (text[..end].trim(), &text[end..]);
-    let Some(value) = rest.strip_prefix('=').map(str::trim_start) else { return (name, "", rest) };
-    if let Some(quoted) = value.strip_prefix('"') {
-        let end = quoted.find('"').unwrap_or(quoted.len());
-        return (name, &quoted[..end], quoted.get(end + 1..).unwrap_or_default());
-    }
-    let end = value.find([';', ',']).unwrap_or(value.len());
-    (name, value[..end].trim(), &value[end..])
+    let next = link::next(header)?;
+    (next.param("results") != Some("false")).then(|| next.target.to_owned())
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ pub mod git;
 pub mod github;
 pub mod http;
 pub mod json;
+mod link;
 pub mod postgres;
 pub mod sentry;
 pub mod slack;

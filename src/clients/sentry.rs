@@ -16,6 +16,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::http::{Answer, Auth, Call, Client, HttpError, Limits, parse_url};
+use super::link;
 use crate::base::env::Env;
 use crate::base::retry::{Backoff, Retry};
 use crate::base::secret::SecretRef;
@@ -400,22 +401,8 @@ fn checked(issue: &str) -> Result<&str, SentryError> {
 
 /// The cursor of the next page. The header always names one; only `results="true"` says that anything is there.
 fn next_cursor(header: &str) -> Option<String> {
-    header.split(", <").find_map(|link| {
-        let mut rel = None;
-        let mut results = None;
-        let mut cursor = None;
-        for part in link.split(';').skip(1) {
-            let Some((name, value)) = part.trim().split_once('=') else { continue };
-            let value = value.trim().trim_matches('"');
-            match name.trim() {
-                "rel" => rel = Some(value),
-                "results" => results = Some(value),
-                "cursor" => cursor = Some(value),
-                _ => {}
-            }
-        }
-        (rel == Some("next") && results == Some("true")).then_some(cursor).flatten().map(str::to_owned)
-    })
+    let next = link::next(header).filter(|next| next.param("results") == Some("true"))?;
+    next.param("cursor").map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -262,7 +262,7 @@ fn clip_value(value: &Value) -> Value {
 }
 
 /// The first `most` characters.
-fn clip(text: &str, most: usize) -> String {
+pub(super) fn clip(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::event::Report;
-use super::group::{self, Row};
+use super::group::{self, Row, clip};
 
 const TITLE: usize = 160;
 const TEXT: usize = 2_000;
@@ -265,13 +265,6 @@ fn instant(value: &Value) -> Option<Timestamp> {
 fn is_link(url: &str) -> bool {
     (url.starts_with("https://") || url.starts_with("http://"))
         && !url.contains(|c: char| c.is_whitespace() || c.is_control())
-}
-
-fn clip(text: &str, most: usize) -> String {
-    match text.char_indices().nth(most) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
-    }
 }
 
 #[cfg(test)]
